@@ -37,7 +37,7 @@ need_packages git
 base=$(mktemp -d "${TMPDIR:-/tmp}/nvvmm-quickstart.XXXXXX")
 trap 'rm -rf "$base"' EXIT
 trap 'exit 130' INT TERM
-export NVVMM_QUICKSTART=$base RUSTC_BOOTSTRAP=1
+export NVVMM_QUICKSTART=$base
 results=$NVVMM_CACHE/results/quickstart
 mkdir -p "$results"
 
@@ -45,8 +45,7 @@ say "building the program that reads README.md"
 messages=$(cd "$NVVMM_ROOT" && cargo test -p nvvmm-tests --test documents --no-run --quiet \
   --message-format=json-render-diagnostics)
 program=$(artifacts true <(echo "$messages") | path_of documents)
-part() { "${@:2}" "$program" -Z unstable-options --report-time --ignored --nocapture \
-  "quickstart::$1"; }
+part() { "${@:2}" "$program" --ignored --nocapture "quickstart::$1"; }
 
 say "from a clean clone: what comes before the first VM"
 # The clone builds in its own directories.
@@ -54,7 +53,7 @@ target=$(cargo_target_dir "$NVVMM_ROOT") cache=$NVVMM_CACHE
 (
   unset NVVMM_ROOT NVVMM_CACHE CARGO_TARGET_DIR
   ((!share)) || export CARGO_TARGET_DIR=$target NVVMM_CACHE=$cache
-  NVVMM_RESULTS=$results part a_clone env -u RUSTC_BOOTSTRAP
+  NVVMM_RESULTS=$results part a_clone env
 )
 cd "$base/nvvmm"
 if [[ $(kvm_kind) == direct ]]; then

@@ -27,8 +27,8 @@ pub use host_socket::{Connector, HostSocket, connect_to_port};
 pub use irq::{CountingIrq, IrqLine};
 pub use lifecycle::{Device, LifecycleError, SavedDevice};
 pub use power::{
-    AcpiPower, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, POWER_PORTS_BASE, POWER_PORTS_LEN,
-    PowerEvent, PowerSignal, RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT,
-    SLEEP_TYPE_S5,
+    AcpiPower, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, POWER_BUTTON_PRESSED, POWER_EVENTS_PORT,
+    POWER_IRQ, POWER_PORTS_BASE, POWER_PORTS_LEN, PowerEvent, PowerSignal, RESET_PORT, RESET_VALUE,
+    SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5,
 };
 pub use serial::{COM1_IRQ, COM1_PORT, SERIAL_PORTS_LEN, SerialPort, SerialStateV1};

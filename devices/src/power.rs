@@ -1,6 +1,6 @@
 //! Power-off and reset by the guest: ACPI hardware-reduced sleep and reset registers (ACPI 6.5
 //! sections 4.8.3.7 and 4.8.3.6), and the reset pulse of the keyboard controller, which older code
-//! uses.
+//! uses. And the power button, by which the host asks for it (ACPI 6.5 section 4.8.3.2).
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::bus::BusDevice;
+use crate::irq::IrqLine;
 use crate::lifecycle::{Device, LifecycleError, SavedDevice};
 
 /// First port of the ACPI power block.
@@ -23,6 +24,12 @@ pub const SLEEP_CONTROL_PORT: u64 = POWER_PORTS_BASE;
 pub const SLEEP_STATUS_PORT: u64 = POWER_PORTS_BASE + 1;
 /// Port of RESET_REG, one byte wide.
 pub const RESET_PORT: u64 = POWER_PORTS_BASE + 2;
+/// Port of the event register, one byte wide: what has happened since it was read last.
+pub const POWER_EVENTS_PORT: u64 = POWER_PORTS_BASE + 3;
+/// Bit of the event register: the power button was pressed.
+pub const POWER_BUTTON_PRESSED: u8 = 1 << 0;
+/// Interrupt that tells the guest to read the event register.
+pub const POWER_IRQ: u32 = 3;
 /// Value for RESET_VALUE in the FADT: the guest writes it to [`RESET_PORT`] to reset the machine.
 pub const RESET_VALUE: u8 = 0x01;
 /// Sleep type of the off state: first element of the `\_S5` package in the DSDT.
@@ -131,39 +138,86 @@ impl AsRawFd for PowerSignal {
     }
 }
 
-/// The ACPI power block: sleep control, sleep status and reset register.
+/// The ACPI power block: sleep control, sleep status, reset and event register.
 pub struct AcpiPower {
     signal: Arc<PowerSignal>,
+    line: Arc<dyn IrqLine>,
+    /// The event register.
+    events: u8,
     paused: bool,
 }
 
 const KIND: &str = "acpi-power";
 const INSTANCE: &str = "power0";
-const VERSION: u16 = 1;
+/// Version of a state without events, which programs from before the event register read, too.
+const WITHOUT_EVENTS: u16 = 1;
+const WITH_EVENTS: u16 = 2;
 
-/// State of [`AcpiPower`]: only the request that the machine has not carried out. The registers
-/// hold nothing.
+/// State of [`AcpiPower`] when its event register is empty: only the request that the machine has
+/// not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AcpiPowerStateV1 {
     /// 0 nothing, 1 off, 2 reset.
     pub requested: u8,
 }
 
+/// State of [`AcpiPower`] when the guest has not read of an event yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcpiPowerStateV2 {
+    /// 0 nothing, 1 off, 2 reset.
+    pub requested: u8,
+    /// The event register.
+    pub events: u8,
+}
+
 impl AcpiPower {
-    /// A power block that reports to `signal`.
-    pub fn new(signal: Arc<PowerSignal>) -> Self {
+    /// A power block that reports to `signal`, and to the guest by `line`.
+    pub fn new(signal: Arc<PowerSignal>, line: Arc<dyn IrqLine>) -> Self {
         Self {
             signal,
+            line,
+            events: 0,
             paused: false,
+        }
+    }
+
+    /// Presses the power button. A guest that has a driver for it reads the event register then,
+    /// and shuts down as it likes. A paused device tells the guest when it is resumed.
+    ///
+    /// # Errors
+    /// The interrupt could not be raised; the guest sees the event when it reads the register.
+    pub fn press_button(&mut self) -> io::Result<()> {
+        self.events |= POWER_BUTTON_PRESSED;
+        if self.paused {
+            return Ok(());
+        }
+        self.line.raise()
+    }
+
+    /// True while the guest has not read that the button was pressed.
+    pub fn is_button_unread(&self) -> bool {
+        self.events & POWER_BUTTON_PRESSED != 0
+    }
+
+    fn rejected(&self, reason: String) -> LifecycleError {
+        LifecycleError::Rejected {
+            kind: KIND.to_owned(),
+            instance: INSTANCE.to_owned(),
+            reason,
         }
     }
 }
 
 impl BusDevice for AcpiPower {
-    fn read(&mut self, _offset: u64, bytes: &mut [u8]) {
+    fn read(&mut self, offset: u64, bytes: &mut [u8]) {
         // Sleep control is write-only, and the wake status bit is never set: S5 is left by a new
         // machine only.
         bytes.fill(0);
+        if POWER_PORTS_BASE + offset == POWER_EVENTS_PORT
+            && let [value] = bytes
+        {
+            *value = std::mem::take(&mut self.events);
+        }
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) {
@@ -201,10 +255,18 @@ impl Device for AcpiPower {
     }
 
     fn resume(&mut self) -> Result<(), LifecycleError> {
-        if std::mem::take(&mut self.paused) && self.signal.requested().is_some() {
+        if !std::mem::take(&mut self.paused) {
+            return Ok(());
+        }
+        if self.signal.requested().is_some() {
             self.signal.notify();
         }
-        Ok(())
+        if self.events == 0 {
+            return Ok(());
+        }
+        self.line
+            .raise()
+            .map_err(LifecycleError::interrupt(KIND, INSTANCE))
     }
 
     fn save(&self) -> Result<SavedDevice, LifecycleError> {
@@ -215,23 +277,44 @@ impl Device for AcpiPower {
             });
         }
         let requested = self.signal.requested().map_or(0, PowerEvent::code);
-        SavedDevice::encode(KIND, VERSION, INSTANCE, &AcpiPowerStateV1 { requested })
+        match self.events {
+            0 => {
+                let state = AcpiPowerStateV1 { requested };
+                SavedDevice::encode(KIND, WITHOUT_EVENTS, INSTANCE, &state)
+            }
+            events => {
+                let state = AcpiPowerStateV2 { requested, events };
+                SavedDevice::encode(KIND, WITH_EVENTS, INSTANCE, &state)
+            }
+        }
     }
 
     fn restore(&mut self, saved: &SavedDevice) -> Result<(), LifecycleError> {
-        let state: AcpiPowerStateV1 = saved.decode(KIND, VERSION, INSTANCE)?;
-        let requested = PowerEvent::from_code(state.requested);
-        if requested.is_none() && state.requested != 0 {
-            return Err(LifecycleError::Rejected {
-                kind: KIND.to_owned(),
-                instance: INSTANCE.to_owned(),
-                reason: format!(
-                    "{} is no power event; the state is damaged",
-                    state.requested
-                ),
-            });
+        let AcpiPowerStateV2 {
+            requested: code,
+            events,
+        } = match saved.version {
+            WITHOUT_EVENTS => {
+                let AcpiPowerStateV1 { requested } =
+                    saved.decode(KIND, WITHOUT_EVENTS, INSTANCE)?;
+                AcpiPowerStateV2 {
+                    requested,
+                    events: 0,
+                }
+            }
+            _ => saved.decode(KIND, WITH_EVENTS, INSTANCE)?,
+        };
+        let requested = PowerEvent::from_code(code);
+        if requested.is_none() && code != 0 {
+            return Err(self.rejected(format!("{code} is no power event; the state is damaged")));
+        }
+        if events & !POWER_BUTTON_PRESSED != 0 {
+            return Err(self.rejected(format!(
+                "its event register has {events:#x}; the state is damaged"
+            )));
         }
         self.signal.replace(requested);
+        self.events = events;
         self.paused = true;
         Ok(())
     }

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::irq::CountingIrq;
 use crate::sys::poll_ready;
 
 fn readable(signal: &PowerSignal) -> bool {
@@ -9,7 +10,8 @@ fn readable(signal: &PowerSignal) -> bool {
 
 fn power() -> (AcpiPower, Arc<PowerSignal>) {
     let signal = PowerSignal::new().unwrap();
-    (AcpiPower::new(Arc::clone(&signal)), signal)
+    let line = Arc::new(CountingIrq::default());
+    (AcpiPower::new(Arc::clone(&signal), line), signal)
 }
 
 fn write(power: &mut AcpiPower, port: u64, value: u8) {
@@ -88,4 +90,75 @@ fn a_request_that_was_not_carried_out_survives_a_snapshot() {
         copy.restore(&damaged),
         Err(LifecycleError::Rejected { .. })
     ));
+}
+
+fn with_button() -> (AcpiPower, Arc<CountingIrq>) {
+    let line = Arc::new(CountingIrq::default());
+    let signal = PowerSignal::new().unwrap();
+    (AcpiPower::new(signal, Arc::clone(&line) as _), line)
+}
+
+fn events(power: &mut AcpiPower) -> u8 {
+    let mut value = [0xaa];
+    power.read(POWER_EVENTS_PORT - POWER_PORTS_BASE, &mut value);
+    value[0]
+}
+
+#[test]
+fn a_press_of_the_button_is_read_once() {
+    let (mut power, line) = with_button();
+    assert_eq!(events(&mut power), 0);
+    power.press_button().unwrap();
+    power.press_button().unwrap();
+    assert_eq!(line.raised(), 2);
+    let mut wide = [0xaa; 2];
+    power.read(POWER_EVENTS_PORT - POWER_PORTS_BASE, &mut wide);
+    assert_eq!(wide, [0; 2], "the register is one byte wide");
+    assert!(power.is_button_unread());
+    assert_eq!(events(&mut power), POWER_BUTTON_PRESSED);
+    assert!(!power.is_button_unread());
+    assert_eq!(events(&mut power), 0);
+}
+
+#[test]
+fn a_press_that_was_not_read_survives_a_snapshot() {
+    let (mut original, line) = with_button();
+    original.pause().unwrap();
+    let without = original.save().unwrap();
+    assert_eq!((without.version, &*without.payload), (1, &[0][..]));
+    original.press_button().unwrap();
+    assert_eq!(line.raised(), 0, "a paused device raises no interrupt");
+    let saved = original.save().unwrap();
+    assert_eq!((saved.version, &*saved.payload), (2, &[0, 1][..]));
+    let (mut copy, line) = with_button();
+    copy.restore(&saved).unwrap();
+    assert_eq!(line.raised(), 0);
+    copy.resume().unwrap();
+    assert_eq!(line.raised(), 1);
+    assert_eq!(events(&mut copy), POWER_BUTTON_PRESSED);
+    copy.pause().unwrap();
+    copy.restore(&without).unwrap();
+    copy.resume().unwrap();
+    assert_eq!((line.raised(), events(&mut copy)), (1, 0));
+}
+
+#[test]
+fn a_damaged_state_with_events_is_refused() {
+    let (mut power, _) = with_button();
+    let state = |version, payload: &[u8]| SavedDevice {
+        kind: KIND.into(),
+        version,
+        instance: INSTANCE.into(),
+        payload: payload.into(),
+    };
+    let refused = [
+        (2, &[0, 2][..]),
+        (2, &[3, 1]),
+        (2, &[0]),
+        (2, &[0, 1, 0]),
+        (3, &[0, 1]),
+    ];
+    for (version, payload) in refused {
+        assert!(power.restore(&state(version, payload)).is_err());
+    }
 }

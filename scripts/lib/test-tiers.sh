@@ -10,8 +10,9 @@ pmem_host=(--memory 4G --pmem 1280M --pmem 1280M --pmem 1280M)
 medium_tests=(commands::a_durability commands::snapshot_and_stop counters:: dirty_log::
   fault_points::a_process full_pool:: grow:: instant:: kill:: ring:: scrub::a_flipped sharing::
   tree::)
-# The same on an emulated host, for the gate. XFS shares with ext4 all but making room in a file.
-gate_ext4_tests=(commands::a_durability commands::snapshot_and_stop grow::
+# The same on an emulated host, for the gate. XFS shares with ext4 all but making room in a file:
+# what makes most of it is tested there.
+gate_ext4_tests=(commands::a_durability commands::snapshot_and_stop
   instant::two_vcpus_in_random_order kill:: tree::once_consumes)
 gate_xfs_tests=(commands::snapshot_and_stop grow::)
 gate_devdax_tests=(commands::snapshot_and_stop full_pool::a_snapshot_that tree::once_consumes)
@@ -19,6 +20,9 @@ gate_devdax_tests=(commands::snapshot_and_stop full_pool::a_snapshot_that tree::
 # run as an ordinary user, too.
 root_tests=(full_medium:: host_lacks:: lacks::a_control other_user:: sandbox::a_vm_has
   sandbox::without)
+# What makes copy-on-write fast, and can be left out (docs/inside/guest-ram-and-engines.md).
+techniques=(arm-ahead copy-hot leave-unarmed leave-again prepare-whole dense-chunks next-chunks
+  huge-pages grow-clusters lone-frames)
 # Tests with Linux guests in the gate, on an emulated host: the agent, a process, the guest's life.
 gate_linux_tests=(agent::a_restored agent::a_user agent::programs disk::a_disk life::
   process::a_process_goes_on)
@@ -184,7 +188,7 @@ kvm_documents() {
 
 kvm_without_techniques() {
   ((${#media[@]} == 0)) || return 0
-  NVVMM_TEST_WITHOUT=arm-ahead,copy-hot,grow-clusters,lone-frames NVVMM_BIN=$NVVMM_DEV_BIN \
+  NVVMM_TEST_WITHOUT=$(joined "${techniques[@]}") NVVMM_BIN=$NVVMM_DEV_BIN \
     kvm_tests_on tmpfs-huge "without what makes copy-on-write fast" "$@"
 }
 

@@ -38,8 +38,8 @@ fault_points! {
     RecoverCounted = "recover.counted",
     /// The committed superblock was made durable, nothing else was touched.
     RecoverConfirmed = "recover.confirmed",
-    /// A dead holder's blocks were zeroed; its lease still stands.
-    ReclaimZeroed = "reclaim.zeroed",
+    /// A dead holder's free blocks of a chunk wait to be cleaned; its lease still stands.
+    ReclaimFreed = "reclaim.freed",
     /// A dead holder's leases have ended; its slot is still used.
     ReclaimLeasesEnded = "reclaim.leases-ended",
     /// Dead holders' slots are free; what only they pinned is still there.
@@ -67,6 +67,12 @@ fault_points! {
     LeaseTaken = "lease.taken",
     /// Freed blocks were zeroed; they are still the holder's.
     BlocksZeroed = "blocks.zeroed",
+    /// A cleaner has zeroed blocks; they still wait.
+    CleanZeroed = "clean.zeroed",
+    /// A cleaner's blocks are free; the chunk's number of waiting blocks is too high.
+    CleanCounted = "clean.counted",
+    /// A cleaner has leased a free chunk to give all of its memory back.
+    CleanReleasing = "clean.releasing",
     /// A snapshot's frames are flushed.
     CommitFramesFlushed = "commit.frames-flushed",
     /// The dirty word is set.
@@ -83,7 +89,7 @@ fault_points! {
     CommitSwitched = "commit.switched",
     /// The generation is noted as complete.
     CommitNoted = "commit.noted",
-    /// Blocks that became free are zeroed; their counts still stand.
+    /// Spare blocks that became free are zeroed; no count has changed.
     CommitZeroed = "commit.zeroed",
     /// The counts are those of the new catalog; the dirty word still stands.
     CommitCounted = "commit.counted",

@@ -20,12 +20,16 @@ use crate::lock_holder::{DISTANCES, LockHolder};
 /// process.
 const LOCKS_START: i64 = 1 << 62;
 const SLOTS_START: i64 = LOCKS_START + 4096;
+/// Byte of the cleaner lock, with bytes before it like the catalog lock.
+const CLEANER_START: i64 = 1 << 61;
 
 /// The meaning of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LockPlace {
     /// The right to change the catalog, the reference counts and who has which lease.
     Catalog,
+    /// The right to clean freed blocks.
+    Cleaner,
     /// Shared: the pool is open. Exclusive: nobody else has it open.
     Open,
     /// The holder of this slot lives.
@@ -70,11 +74,11 @@ pub(crate) fn is_locked_elsewhere(file: &File, place: LockPlace) -> Result<bool>
     Ok(found_elsewhere(file, place)?.is_some())
 }
 
-/// The process that has the catalog lock on another open file description. `None` when it is free
-/// by now.
-pub(crate) fn catalog_holder(file: &File) -> Result<Option<LockHolder>> {
-    let found = found_elsewhere(file, LockPlace::Catalog)?;
-    Ok(found.map(|found| LockHolder::at_distance(LOCKS_START - found.l_start)))
+/// The process that has the catalog lock or the cleaner lock on another open file description.
+/// `None` when it is free by now.
+pub(crate) fn holder_of(file: &File, place: LockPlace) -> Result<Option<LockHolder>> {
+    let found = found_elsewhere(file, place)?;
+    Ok(found.map(|found| LockHolder::at_distance(range(place).l_start - found.l_start)))
 }
 
 /// A lock on another open file description that excludes this one.
@@ -147,7 +151,7 @@ fn mode_type(mode: LockMode) -> i16 {
 fn request(place: LockPlace, kind: i16) -> libc::flock {
     let mut asked = range(place);
     asked.l_type = kind;
-    if place == LockPlace::Catalog {
+    if matches!(place, LockPlace::Catalog | LockPlace::Cleaner) {
         let before = if kind == libc::F_UNLCK as i16 {
             // Whichever there were.
             DISTANCES
@@ -164,6 +168,7 @@ fn request(place: LockPlace, kind: i16) -> libc::flock {
 fn range(place: LockPlace) -> libc::flock {
     let start = match place {
         LockPlace::Catalog => LOCKS_START,
+        LockPlace::Cleaner => CLEANER_START,
         LockPlace::Open => LOCKS_START + 1,
         LockPlace::Holder(slot) => SLOTS_START + i64::from(slot),
     };

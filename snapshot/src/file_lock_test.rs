@@ -10,16 +10,20 @@ fn pair() -> (File, File) {
 fn the_catalog_lock_names_its_holder_from_the_moment_it_is_taken() {
     let (one, other) = pair();
     let take = |file| try_lock(file, LockPlace::Catalog, LockMode::Exclusive).unwrap();
-    assert_eq!(catalog_holder(&other).unwrap(), None);
+    assert_eq!(holder_of(&other, LockPlace::Catalog).unwrap(), None);
     assert!(take(&one));
     assert!(!take(&other));
-    let first = catalog_holder(&other).unwrap().unwrap();
+    let first = holder_of(&other, LockPlace::Catalog).unwrap().unwrap();
     assert_eq!(first.pid(), Some(std::process::id()));
-    assert_eq!(catalog_holder(&one).unwrap(), None, "no other one has it");
+    assert_eq!(
+        holder_of(&one, LockPlace::Catalog).unwrap(),
+        None,
+        "no other one has it"
+    );
     unlock(&one, LockPlace::Catalog).unwrap();
-    assert_eq!(catalog_holder(&other).unwrap(), None);
+    assert_eq!(holder_of(&other, LockPlace::Catalog).unwrap(), None);
     assert!(take(&one));
-    let again = catalog_holder(&other).unwrap().unwrap();
+    let again = holder_of(&other, LockPlace::Catalog).unwrap().unwrap();
     assert_ne!(first.turn(), again.turn(), "it was given back in between");
     unlock(&one, LockPlace::Catalog).unwrap();
     assert!(take(&other));
@@ -37,7 +41,7 @@ fn a_program_that_locks_one_byte_excludes_others_and_is_excluded() {
     };
     assert!(one_byte(&one, libc::F_WRLCK));
     assert!(!try_lock(&other, LockPlace::Catalog, LockMode::Exclusive).unwrap());
-    let holder = catalog_holder(&other).unwrap().unwrap();
+    let holder = holder_of(&other, LockPlace::Catalog).unwrap().unwrap();
     assert_eq!(holder.pid(), None);
     assert!(one_byte(&one, libc::F_UNLCK));
     assert!(try_lock(&other, LockPlace::Catalog, LockMode::Exclusive).unwrap());

@@ -14,6 +14,7 @@ use crate::durability::{Durability, DurabilityLimit};
 use crate::error::{Error, Result};
 use crate::file_lock::SpareFiles;
 use crate::layout::superblock::SuperblockV2;
+use crate::lock_times::LockUse;
 use crate::lock_wait::{LockWait, LockWaits};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
 use crate::region::{Medium, available_bytes};
@@ -31,6 +32,9 @@ pub struct Pool {
     pub(crate) store: BlockStore,
     pub(crate) catalog: Mutex<CatalogMemory>,
     pub(crate) waits: LockWaits,
+    /// Of the threads of this process, the one that has the cleaner lock.
+    pub(crate) cleaner: Mutex<()>,
+    pub(crate) cleaner_waits: LockWaits,
     pub(crate) writes: WriteCounters,
     pub(crate) next_chunk: AtomicU32,
     /// For holders to come; only a process that opens files ahead has any.
@@ -123,6 +127,22 @@ impl Pool {
     /// The wait of this process for the pool's lock, if one lasts now.
     pub fn lock_wait(&self) -> Option<LockWait> {
         self.waits.now()
+    }
+
+    /// The time for which this process has held the catalog lock, and more about it.
+    pub fn lock_use(&self) -> LockUse {
+        self.store.times.so_far()
+    }
+
+    /// Sets whether chunks for copies are made one page of a tmpfs where the kernel can do that.
+    /// They are unless this says otherwise.
+    pub fn want_huge_pages(&self, wanted: bool) {
+        self.store.region.want_huge_pages(wanted);
+    }
+
+    /// Chunks that were taken as one page of a tmpfs.
+    pub fn huge_pages_made(&self) -> u64 {
+        self.store.region.huge_pages_made()
     }
 
     /// True when a free block may be without memory of the medium, and the medium without memory

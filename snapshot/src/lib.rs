@@ -29,13 +29,15 @@
 //! 11. `region`: the bytes of a pool on their medium
 //! 12. `layout`: structures on the pool, encoded and decoded
 //! 13. `stream`: snapshots as streams of bytes
-//! 14. `store`: typed access to blocks and tables
+//! 14. `lock_times`: time under the catalog lock; `waiting_chunks`: chunks with blocks to clean;
+//!     `store`: typed access to blocks and tables
 //! 15. `tree`: persistent trees: maps and the catalog
 //! 16. `refs`: reference counts
 //! 17. `catalog`: the committed superblock and the inodes
 //! 18. `handle`: the handle of an open pool
-//! 19. `catalog_lock`: the catalog lock, commits and removals under it
-//! 20. `recovery`: what dead processes and hosts left; every use of the lock begins with it
+//! 19. `cleaner_lock`: the right to clean freed blocks; `catalog_lock`: the catalog lock, commits and removals under it
+//! 20. `recovery`: what dead processes and hosts left; every use of the lock begins with it;
+//!     `cleaning`: freed blocks become free
 //! 21. `pool`: create, open, grow, check, list
 //! 22. `frame_map`: a map of a snapshot, read chunk by chunk
 //! 23. `holder`: leases, pins, commits and consumption of snapshots
@@ -47,6 +49,8 @@
 mod catalog;
 mod catalog_lock;
 mod chunk_map;
+mod cleaner_lock;
+mod cleaning;
 mod clock;
 mod diff;
 mod durability;
@@ -59,6 +63,7 @@ mod holder;
 mod identity;
 mod layout;
 mod lock_holder;
+mod lock_times;
 mod lock_wait;
 mod moving;
 mod name;
@@ -74,6 +79,7 @@ mod scrub;
 mod store;
 pub mod stream;
 mod tree;
+mod waiting_chunks;
 mod wording;
 
 #[cfg(test)]
@@ -93,12 +99,13 @@ pub use fault::{FaultPoint, Resource, ask_for, fault_point};
 pub use frame_map::FrameMap;
 pub use handle::Pool;
 pub use holder::{
-    Committed, Consumed, ConsumedChunk, ConsumedMap, Holder, NewMap, NewSnapshot, Reservation,
-    Vacating,
+    ChunkForCopy, Committed, Consumed, ConsumedChunk, ConsumedMap, Holder, NewMap, NewSnapshot,
+    Reservation, Vacating,
 };
 pub use identity::{BaseId, ContentRoot, Identity};
 pub use layout::inode::{MapKind, SnapshotKind};
 pub use lock_holder::LockHolder;
+pub use lock_times::LockUse;
 pub use lock_wait::{LockWait, wait_for_locks_at_most};
 pub use moving::{MoveProgress, ReceiveOptions, ReceiveReport, SendOptions, SendReport};
 pub use number::{

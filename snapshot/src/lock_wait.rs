@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::file_lock::catalog_holder;
+use crate::file_lock::{LockPlace, holder_of};
 use crate::lock_holder::LockHolder;
 use crate::other_process::WaitLimit;
 
@@ -68,12 +68,13 @@ impl LockWaits {
         self.wait.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls `attempt` until it gives something, as often as a lock may become free.
+    /// Calls `attempt` until it gives something, as often as the lock of a place may become free.
     ///
     /// # Errors
     /// [`Error::PoolLocked`], and those of `attempt`.
     pub(crate) fn until<T>(
         &self,
+        place: LockPlace,
         file: &File,
         path: &Path,
         mut attempt: impl FnMut() -> Result<Option<T>>,
@@ -85,7 +86,7 @@ impl LockWaits {
                 return Ok(done);
             }
             if pause >= LOOK_FROM {
-                let wait = self.look(file, path)?;
+                let wait = self.look(place, file, path)?;
                 let in_a_hurry = PATIENCE.get().is_some_and(|most| wait.waited >= most);
                 if wait.hopeless || in_a_hurry {
                     return Err(Error::PoolLocked {
@@ -119,14 +120,14 @@ impl LockWaits {
     }
 
     /// Looks who has the lock.
-    fn look(&self, file: &File, path: &Path) -> Result<LockWait> {
+    fn look(&self, place: LockPlace, file: &File, path: &Path) -> Result<LockWait> {
         let mut lasting = self.wait();
         if let Some(wait) = &*lasting
             && wait.looked.elapsed() < LOOK_EVERY
         {
             return Ok(wait.as_seen());
         }
-        let holder = catalog_holder(file)?.unwrap_or(LockHolder::UNKNOWN);
+        let holder = holder_of(file, place)?.unwrap_or(LockHolder::UNKNOWN);
         self.lasts.store(true, Ordering::Relaxed);
         let wait = match &mut *lasting {
             Some(wait) if wait.looked.elapsed() < FORGOTTEN_AFTER => wait,

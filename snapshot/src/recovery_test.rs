@@ -125,7 +125,7 @@ fn a_further_snapshot_costs_what_it_does_not_share() {
     for block in pool.store.layout.data_chunks().flat_map(ChunkNo::blocks) {
         assert_eq!(
             derived.get(block),
-            pool.store.refcount(block).unwrap() as i32,
+            references(pool.store.refcount(block).unwrap()) as i32,
             "{block}"
         );
     }

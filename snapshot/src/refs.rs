@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 use crate::layout::node::Entry;
+use crate::layout::segment::WAITING;
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameIndex};
-use crate::store::{BlockStore, ChunkWords};
+use crate::store::{BlockStore, ChunkWords, Fill};
 use crate::tree::{Frames, NodePlace, Visitor, walk};
 
 /// A number for each block, zero where none was set.
@@ -128,7 +129,8 @@ impl RefChanges {
     ///
     /// References that a commit adds must be added before any is dropped.
     pub(crate) fn drop_one(&mut self, store: &BlockStore, block: BlockNo) -> Result<bool> {
-        let is_last = self.is_last(block, store.refcount(block)?, self.changes.get(block))?;
+        let count = references(store.refcount(block)?);
+        let is_last = self.is_last(block, count, self.changes.get(block))?;
         self.changes.add(block, -1);
         Ok(is_last)
     }
@@ -144,9 +146,15 @@ impl RefChanges {
         };
         let counts = store.refcounts(chunk)?;
         let changes = self.changes.of_chunk(chunk);
+        // Nearly all chunks are of one snapshot only.
+        if changes.is_none() && counts.iter().all(|count| *count == 1) {
+            self.freed.extend(chunk.blocks());
+            self.changes.add_chunk(chunk, -1);
+            return Ok(());
+        }
         let changes = changes.as_ref().unwrap_or(&[0; CHUNK_BLOCKS as usize]);
         for ((block, count), change) in chunk.blocks().zip(counts).zip(changes) {
-            self.is_last(block, count, *change)?;
+            self.is_last(block, references(count), *change)?;
         }
         self.changes.add_chunk(chunk, -1);
         Ok(())
@@ -203,36 +211,70 @@ impl RefChanges {
         freed
     }
 
-    /// Changes the counts on the pool. What becomes free must read as zero by now: a holder takes
-    /// it at once.
-    pub(crate) fn apply(&self, store: &BlockStore) -> Result<()> {
+    /// Changes the counts on the pool. What becomes free waits to be cleaned, but what is `kept` by
+    /// a holder, and spare blocks, which read as zero by now.
+    ///
+    /// In a pool of an old version nothing waits: what becomes free must read as zero by now, as a
+    /// holder takes it at once.
+    pub(crate) fn apply(&self, store: &BlockStore, kept: &impl Fn(BlockNo) -> bool) -> Result<()> {
+        let waits = |block: BlockNo| {
+            store.cleans_later && store.layout.is_data_chunk(block.chunk()) && !kept(block)
+        };
         for (chunk, changes) in self.changes.chunks() {
             let before = store.refcounts(chunk)?;
             let mut after: ChunkWords = before;
-            for (count, change) in after.iter_mut().zip(changes) {
-                *count = count.saturating_add_signed(change);
+            for ((block, count), change) in chunk.blocks().zip(&mut after).zip(changes) {
+                if change == 0 {
+                    continue;
+                }
+                *count = references(*count).saturating_add_signed(change);
+                if *count == 0 && waits(block) {
+                    *count = WAITING;
+                }
             }
-            let freed = |index: usize| before[index] > 0 && after[index] == 0;
-            if (0..before.len()).any(freed) {
-                store.clear_digests(chunk, |place| after[place.as_usize()] == 0)?;
-            }
-            store.change_refcounts(chunk, &before, &after)?;
-            let used = used(&after);
-            let used_before = store.used_blocks(chunk)?;
-            if used != used_before {
-                store.set_used_blocks(chunk, used)?;
-            }
-            if used == 0 && used_before != 0 && store.lease_owner(chunk)?.is_none() {
-                store.release_empty_chunk(chunk)?;
-            }
+            self.apply_to(store, chunk, &before, &after)?;
+        }
+        Ok(())
+    }
+
+    fn apply_to(
+        &self,
+        store: &BlockStore,
+        chunk: ChunkNo,
+        before: &ChunkWords,
+        after: &ChunkWords,
+    ) -> Result<()> {
+        let is_freed =
+            |index: usize| references(before[index]) > 0 && references(after[index]) == 0;
+        if (0..before.len()).any(is_freed) {
+            store.clear_digests(chunk, |place| is_freed(place.as_usize()))?;
+        }
+        let (fill_before, fill) = (Fill::of(before), Fill::of(after));
+        let change = |before: u32, after: u32| after as i32 - before as i32;
+        // First, so that the numbers of a chunk are never less than what waits in it.
+        store.change_fill(
+            chunk,
+            change(fill_before.used, fill.used),
+            change(fill_before.waiting, fill.waiting),
+        )?;
+        store.change_refcounts(chunk, before, after)?;
+        if fill.waiting > fill_before.waiting {
+            store.waiting_chunks.add(chunk);
+        }
+        if !store.cleans_later
+            && fill.used == 0
+            && fill_before.used != 0
+            && store.lease_owner(chunk)?.is_none()
+        {
+            store.release_empty_chunk(chunk)?;
         }
         Ok(())
     }
 }
 
-/// Number of a chunk's blocks that have references.
-pub(crate) fn used(counts: &ChunkWords) -> u32 {
-    counts.iter().map(|count| u32::from(*count > 0)).sum()
+/// Number of references to a block with this count.
+pub(crate) fn references(count: u32) -> u32 {
+    if count == WAITING { 0 } else { count }
 }
 
 #[cfg(test)]

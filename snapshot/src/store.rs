@@ -8,27 +8,73 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::layout::holder_slot::{
-    BLOCKS_IN_USE_OFFSET, HOLDER_SLOT_BYTES, HolderSlotV1, LEASES_OFFSET, PINS_OFFSET,
+    BLOCKS_IN_USE_OFFSET, HOLDER_SLOT_BYTES, HolderSlotV1, LEASES_OFFSET, NAME_OFFSET, PINS_OFFSET,
 };
 use crate::layout::inode::{self, Inode, InodeV2};
 use crate::layout::node::{Expected, Node, NodeV1, open_node};
-use crate::layout::segment::BLOCK_WORD_BYTES;
+use crate::layout::segment::{BLOCK_WORD_BYTES, USED_BITS, WAITING};
+use crate::layout::superblock::SuperblockV2;
+use crate::lock_times::LockTimes;
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameIndex, FrameSet,
 };
 use crate::region::Region;
+use crate::waiting_chunks::WaitingChunks;
 
 /// A region with the layout of the pool that is on it.
 pub(crate) struct BlockStore {
     pub(crate) region: Box<dyn Region>,
     pub(crate) layout: Layout,
+    /// False in a pool of an old version: freed blocks are cleaned under the catalog lock, and
+    /// leases are taken under it.
+    pub(crate) cleans_later: bool,
+    pub(crate) times: LockTimes,
+    pub(crate) waiting_chunks: WaitingChunks,
+}
+
+/// Numbers of a chunk's blocks that nobody can take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Fill {
+    /// Blocks that have references.
+    pub(crate) used: u32,
+    /// Blocks that wait to be cleaned.
+    pub(crate) waiting: u32,
+}
+
+impl Fill {
+    /// The numbers that counts ask for.
+    pub(crate) fn of(counts: &ChunkWords) -> Fill {
+        let waiting = counts.iter().filter(|count| **count == WAITING).count() as u32;
+        let not_free = counts.iter().filter(|count| **count != 0).count() as u32;
+        Fill {
+            used: not_free - waiting,
+            waiting,
+        }
+    }
+
+    /// Blocks that nobody can take.
+    pub(crate) fn taken(self) -> u32 {
+        self.used.saturating_add(self.waiting)
+    }
 }
 
 /// A word for each of a chunk's blocks.
 pub(crate) type ChunkWords = [u32; CHUNK_BLOCKS as usize];
 
 impl BlockStore {
-    /// Number of references to the block from committed parents.
+    /// The store of a pool with this superblock.
+    pub(crate) fn new(region: Box<dyn Region>, superblock: &SuperblockV2) -> Result<BlockStore> {
+        Ok(BlockStore {
+            region,
+            layout: superblock.layout()?,
+            cleans_later: superblock.cleans_later(),
+            times: LockTimes::default(),
+            waiting_chunks: WaitingChunks::default(),
+        })
+    }
+
+    /// Number of references to the block from committed parents, or [`WAITING`]. A holder may take
+    /// a block of its leases at 0 only.
     pub(crate) fn refcount(&self, block: BlockNo) -> Result<u32> {
         self.region.load_u32(self.layout.refcount_offset(block)?)
     }
@@ -132,15 +178,72 @@ impl BlockStore {
         )
     }
 
-    /// Number of the chunk's blocks that have references.
-    pub(crate) fn used_blocks(&self, chunk: ChunkNo) -> Result<u32> {
-        self.region
-            .load_u32(self.layout.chunk_entry_offset(chunk)? + 4)
+    /// Leases a chunk that nobody has leased. False when somebody has, or was faster.
+    pub(crate) fn try_lease(&self, chunk: ChunkNo, owner: u32) -> Result<bool> {
+        let entry = self.layout.chunk_entry_offset(chunk)?;
+        self.region.replace_u32(entry, 0, owner.saturating_add(1))
     }
 
-    pub(crate) fn set_used_blocks(&self, chunk: ChunkNo, count: u32) -> Result<()> {
+    /// Numbers of the chunk's blocks that are in use, and that wait to be cleaned.
+    pub(crate) fn fill(&self, chunk: ChunkNo) -> Result<Fill> {
+        let word = self
+            .region
+            .load_u32(self.layout.chunk_entry_offset(chunk)? + 4)?;
+        Ok(Fill {
+            used: word & ((1 << USED_BITS) - 1),
+            waiting: word >> USED_BITS,
+        })
+    }
+
+    /// Number of the chunk's blocks that have references.
+    pub(crate) fn used_blocks(&self, chunk: ChunkNo) -> Result<u32> {
+        Ok(self.fill(chunk)?.used)
+    }
+
+    /// Sets what `fill` reads. The caller has the catalog lock, and in a pool in which blocks wait
+    /// the cleaner lock, too.
+    pub(crate) fn set_fill(&self, chunk: ChunkNo, fill: Fill) -> Result<()> {
+        let word = fill.used | fill.waiting << USED_BITS;
         self.region
-            .store_u32(self.layout.chunk_entry_offset(chunk)? + 4, count)
+            .store_u32(self.layout.chunk_entry_offset(chunk)? + 4, word)
+    }
+
+    /// Changes what `fill` reads, while others may change it, too. A number that a dead process
+    /// leaves is never too small: what grows is added before the counts say so, and what shrinks is
+    /// subtracted after they do.
+    pub(crate) fn change_fill(&self, chunk: ChunkNo, used: i32, waiting: i32) -> Result<()> {
+        if used == 0 && waiting == 0 {
+            return Ok(());
+        }
+        // Both numbers stay in their bits: a borrow of one from the other comes back.
+        let change = waiting.wrapping_shl(USED_BITS).wrapping_add(used);
+        self.region
+            .add_u32(self.layout.chunk_entry_offset(chunk)? + 4, change as u32)
+    }
+
+    /// Has free blocks of a chunk wait to be cleaned: no holder takes them until then. All words of
+    /// `places` must be 0, and no holder may take them now.
+    pub(crate) fn let_wait(&self, chunk: ChunkNo, places: &FrameSet) -> Result<()> {
+        let before = self.refcounts(chunk)?;
+        let mut after = before;
+        for place in places.places() {
+            after[place.as_usize()] = WAITING;
+        }
+        let more = (0..after.len()).filter(|index| before[*index] != after[*index]);
+        self.change_fill(chunk, 0, more.count() as i32)?;
+        self.change_refcounts(chunk, &before, &after)?;
+        self.waiting_chunks.add(chunk);
+        Ok(())
+    }
+
+    /// The blocks of a chunk that wait to be cleaned.
+    pub(crate) fn waiting(&self, chunk: ChunkNo) -> Result<Vec<BlockNo>> {
+        let counts = self.refcounts(chunk)?;
+        let blocks = chunk.blocks().zip(counts);
+        Ok(blocks
+            .filter(|(_, count)| *count == WAITING)
+            .map(|(block, _)| block)
+            .collect())
     }
 
     /// Makes sure that the medium has memory for what a chunk adds to the tables.
@@ -211,6 +314,14 @@ impl BlockStore {
         self.set_holder_slot(slot, &HolderSlotV1::new_zeroed())
     }
 
+    /// Gives a slot that is in use another name.
+    pub(crate) fn set_holder_name(&self, slot: u32, name: &str) -> Result<()> {
+        let content = HolderSlotV1::used(0, 0, name);
+        let offset = self.layout.holder_slot_offset(slot) + NAME_OFFSET as u64;
+        self.region
+            .write(offset, &content.as_bytes()[NAME_OFFSET..])
+    }
+
     pub(crate) fn set_pin(&self, slot: u32, index: usize, id: u64) -> Result<()> {
         let offset = self.layout.holder_slot_offset(slot) + PINS_OFFSET + index as u64 * 8;
         self.region.write(offset, &id.to_le_bytes())
@@ -237,7 +348,12 @@ impl BlockStore {
         for block in &blocks[..spare] {
             self.write_block(*block, &[0; BLOCK_SIZE_BYTES as usize])?;
         }
-        runs(&blocks[spare..]).try_for_each(|(offset, len)| self.region.punch(offset, len))
+        runs(&blocks[spare..]).try_for_each(|(offset, len)| self.punch(offset, len))
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        self.times.cleaned(len);
+        self.region.punch(offset, len)
     }
 
     /// Has the medium give memory for the spare blocks again, if it can: pools of older programs
@@ -254,13 +370,26 @@ impl BlockStore {
         runs(blocks).try_for_each(|(offset, len)| self.region.provide(offset, len))
     }
 
+    /// Has the medium give memory for `count` chunks from `first` on, each as one page. Returns
+    /// false when some are not.
+    pub(crate) fn make_one_page(&self, first: ChunkNo, count: u32) -> Result<bool> {
+        let start = first.byte_offset();
+        let bytes = u64::from(count) * CHUNK_SIZE_BYTES;
+        self.region.make_one_page(start..start + bytes)
+    }
+
+    /// True if a chunk is one page of the medium, as far as this process knows.
+    pub(crate) fn is_one_page(&self, chunk: ChunkNo) -> bool {
+        self.region.is_one_page(chunk.byte_offset())
+    }
+
     /// Gives back all memory of a chunk that nobody uses, where the medium has not done so with its
     /// blocks.
     pub(crate) fn release_empty_chunk(&self, chunk: ChunkNo) -> Result<()> {
         if !self.region.keeps_punched_parts() || !self.layout.is_data_chunk(chunk) {
             return Ok(());
         }
-        self.region.punch(chunk.byte_offset(), CHUNK_SIZE_BYTES)
+        self.punch(chunk.byte_offset(), CHUNK_SIZE_BYTES)
     }
 
     /// Zeroes every block without references in a chunk that may hold something.
@@ -275,7 +404,7 @@ impl BlockStore {
             return Ok(());
         }
         if used == 0 {
-            return self.region.punch(bytes.start, CHUNK_SIZE_BYTES);
+            return self.punch(bytes.start, CHUNK_SIZE_BYTES);
         }
         let counts = self.refcounts(chunk)?;
         let mut leftover = written.blocks_in(&*self.region, bytes)?;

@@ -275,12 +275,12 @@ fn another_version_is_named() {
             // One slot is enough: the other program has written it.
             let error = open_image(&bytes).unwrap_err();
             assert!(
-                matches!(error, Error::Version { found, expected: 6 } if found == version),
+                matches!(error, Error::Version { found, expected: 7 } if found == version),
                 "{error}"
             );
             let text = error.to_string();
             assert!(
-                text.contains(&format!("version {version}")) && text.contains("version 6"),
+                text.contains(&format!("version {version}")) && text.contains("version 7"),
                 "{text}"
             );
         }

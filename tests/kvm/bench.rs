@@ -134,6 +134,8 @@ fn shown_again_it_is_the_same(host: &Host, out: &Path) {
     }
 }
 
+const EXPERIMENTS: [&str; 6] = ["incremental", "bill", "warm-up", "cow", "space", "sparse"];
+
 #[test]
 fn every_experiment_is_complete_and_verified() {
     let host = Host::without_pool();
@@ -142,17 +144,13 @@ fn every_experiment_is_complete_and_verified() {
     }
     let out = tempfile::tempdir().unwrap();
     let sizes = ["--sizes", "8M", "--repeat", "1", "--clones", "3"];
-    let report = bench(
-        &host,
-        out.path(),
-        &[&["incremental", "cow", "space", "sparse"][..], &sizes].concat(),
-    );
+    let report = bench(&host, out.path(), &[&EXPERIMENTS[..], &sizes].concat());
     let experiments = report["experiments"].as_array().unwrap();
     let names: Vec<&str> = experiments
         .iter()
         .map(|found| found["experiment"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["incremental", "cow", "space", "sparse"]);
+    assert_eq!(names, EXPERIMENTS);
     for experiment in experiments {
         assert!(
             experiment["verified_bytes"].as_u64().unwrap() >= 8 * MIB,
@@ -312,6 +310,27 @@ fn clusters_and_mappings_are_measured_for_every_policy() {
     for target in mappings["targets"].as_array().unwrap() {
         let part = target["median_parts"].as_i64().unwrap();
         assert!(part > 0 && part <= 1_000_000, "{target}");
+    }
+    nothing_is_left(host.pool().parent().unwrap());
+}
+
+#[test]
+fn gaps_and_rewinds_are_measured() {
+    let host = Host::without_pool();
+    // Ten seconds, most of them waiting.
+    if !nvvmm_test_profile::sized(false, true) || !can_be_measured(&host) {
+        return;
+    }
+    let out = tempfile::tempdir().unwrap();
+    let report = bench(
+        &host,
+        out.path(),
+        &["gaps", "rewind", "--sizes", "16M", "--repeat", "1"],
+    );
+    for experiment in report["experiments"].as_array().unwrap() {
+        tables_and_plots_are_whole(experiment, out.path());
+        let verified = experiment["verified_bytes"].as_u64().unwrap();
+        assert!(verified >= 16 * MIB, "{experiment}");
     }
     nothing_is_left(host.pool().parent().unwrap());
 }

@@ -171,6 +171,22 @@ fn a_rewind_goes_back_exactly_and_the_vm_stays_what_it_is() {
     host.assert_pool_clean();
 }
 
+/// A rewind chooses the checkpoint that the ring removes next.
+#[test]
+fn a_rewind_to_the_oldest_checkpoint_does_not_lose_it_to_the_ring() {
+    let host = Host::new(1024);
+    let mut vm = churning(&host);
+    host.json(&["checkpoint", &vm.name, "--every", "0", "--keep", "1"]);
+    for _ in 0..24 {
+        wait_for_more(&vm, 1);
+        rewind(&host, &vm, &["-n", "1"]);
+    }
+    assert_exact(&mut vm, "at the end");
+    stop_ring(&host, &vm);
+    vm.stop();
+    host.assert_pool_clean();
+}
+
 #[test]
 fn rewinds_while_the_ring_goes_on() {
     let mut random = Random::seeded("rewinds_while_the_ring_goes_on");

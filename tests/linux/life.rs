@@ -7,11 +7,18 @@ use nvvmm_tests::{
 
 use crate::debugger::assert_shows_the_kernel;
 
+/// The guest has no agent, and no program that follows the button.
+fn hears_its_power_button(host: &Host, vm: &str) {
+    let late = host.run(&["shutdown", vm, "--timeout", "4"]);
+    late.refused(4, "has not shut down in 4s");
+}
+
 #[test]
 fn a_guest_reboots_powers_off_and_a_killed_one_comes_back() {
     let host = Host::new(768);
     let mut vm = boot(&host, 160, 2, &[]);
     ask(&mut vm, "fill 8 1");
+    hears_its_power_button(&host, &vm.name);
     vm.snapshot("before");
     vm.console().say("reboot");
     vm.expect("@ reboot ok");

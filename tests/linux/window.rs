@@ -118,7 +118,7 @@ fn a_window_that_shows_nothing_does_not_stay() {
     host.run(&["snapshot", &vm.name, "small", "--process", pid, "--kill"])
         .ok();
     let report = host.json(&["restore", "small", "--into", &vm.name, "--window"]);
-    assert_eq!(report["pages_shown"], 0, "{report}");
+    assert_eq!(report["shown_bytes"], 0, "{report}");
     assert_eq!(output(&host, &vm, "ls /run/nvvmm/windows | wc -l"), "0\n");
     host.run(&["snapshot", &vm.name, "whole"]).ok();
     vm.stop();

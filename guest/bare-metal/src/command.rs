@@ -1,6 +1,7 @@
 //! The console's commands.
 
 use crate::order::Pattern;
+use crate::pace::Walk;
 
 /// The way in which `churn` puts its words into a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +76,8 @@ impl Touch {
 pub enum Extent {
     /// A number of MiB.
     Mib(u64),
+    /// So many of a hundred parts.
+    Percent(u64),
     /// All of it.
     All,
 }
@@ -99,6 +102,16 @@ pub enum Command {
     Touch(Extent, Touch),
     /// `write START COUNT [STRIDE]`
     Write(u64, u64, u64),
+    /// `pace on MIB|all [seq|rand] [write|read] [LIMIT]`
+    PaceOn(Extent, Walk, u64),
+    /// `pace off`
+    PaceOff,
+    /// `pace`
+    Pace,
+    /// `pace gaps`
+    PaceGaps,
+    /// `pace check`
+    PaceCheck,
     /// `stat`
     Stat,
     /// `tsc`
@@ -146,6 +159,14 @@ pub fn parse(line: &str) -> Option<Command> {
             let (start, count) = (number(words.next()?)?, number(words.next()?)?);
             Command::Write(start, count, words.next().map_or(Some(1), number)?)
         }
+        "pace" => match words.next() {
+            None => Command::Pace,
+            Some("on") => pace_on(&mut words)?,
+            Some("off") => Command::PaceOff,
+            Some("gaps") => Command::PaceGaps,
+            Some("check") => Command::PaceCheck,
+            Some(_) => return None,
+        },
         "stat" => Command::Stat,
         "tsc" => Command::Tsc,
         "bye" => Command::Bye,
@@ -166,11 +187,29 @@ fn churn_on<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Command> {
     Some(Command::ChurnOn(seed, pattern, access))
 }
 
+fn pace_on<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Command> {
+    let extent = extent(words.next()?)?;
+    let at_random = match words.next() {
+        None | Some("seq") => false,
+        Some("rand") => true,
+        Some(_) => return None,
+    };
+    let writes = match words.next() {
+        None | Some("write") => true,
+        Some("read") => false,
+        Some(_) => return None,
+    };
+    let limit = words.next().map_or(Some(u64::MAX), number)?;
+    Some(Command::PaceOn(extent, Walk { at_random, writes }, limit))
+}
+
 fn extent(word: &str) -> Option<Extent> {
     if word == "all" {
-        Some(Extent::All)
-    } else {
-        number(word).map(Extent::Mib)
+        return Some(Extent::All);
+    }
+    match word.strip_suffix('%') {
+        Some(part) => number(part).filter(|n| *n <= 100).map(Extent::Percent),
+        None => number(word).map(Extent::Mib),
     }
 }
 

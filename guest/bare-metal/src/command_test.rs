@@ -33,6 +33,26 @@ fn commands_read() {
     );
     assert_eq!(parse("write 1 2"), Some(Command::Write(1, 2, 1)));
     assert_eq!(parse("write 1 2 3"), Some(Command::Write(1, 2, 3)));
+    let walk = |at_random, writes| Walk { at_random, writes };
+    assert_eq!(
+        parse("pace on all"),
+        Some(Command::PaceOn(Extent::All, walk(false, true), u64::MAX))
+    );
+    assert_eq!(
+        parse("pace on 10% rand read 600000"),
+        Some(Command::PaceOn(
+            Extent::Percent(10),
+            walk(true, false),
+            600_000
+        ))
+    );
+    for code in 0..4 {
+        assert_eq!(Walk::from_code(code).code(), code);
+    }
+    assert_eq!(parse("pace"), Some(Command::Pace));
+    assert_eq!(parse("pace off"), Some(Command::PaceOff));
+    assert_eq!(parse("pace gaps"), Some(Command::PaceGaps));
+    assert_eq!(parse("pace check"), Some(Command::PaceCheck));
     assert_eq!(parse(""), Some(Command::Nothing));
 }
 
@@ -51,6 +71,11 @@ fn anything_else_is_refused() {
         "write 1",
         "write 1 2 3 4",
         "check some",
+        "pace on",
+        "pace on 101%",
+        "pace on all up",
+        "pace on all seq write 1 2",
+        "pace then",
         "digest 0x",
         "fill 99999999999999999999 1",
         "Bye",

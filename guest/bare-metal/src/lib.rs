@@ -17,6 +17,7 @@ pub mod frame;
 pub mod journal;
 pub mod mix;
 pub mod order;
+pub mod pace;
 pub mod plan;
 pub mod verify;
 

@@ -17,11 +17,17 @@ use crate::layout::FORMAT_VERSION_MIN;
 use crate::layout::inode::Inode;
 use crate::layout::node::{Entry, Node, NodeKind, seal_node};
 use crate::layout::runtime::{DIRTY, DIRTY_OFFSET};
+use crate::layout::segment::OWNER_LOCKED;
 use crate::layout::superblock::{CATALOG_HEIGHT, SuperblockV2};
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, ChunkNo, FrameIndex};
+use crate::number::{
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, ChunkNo, FrameIndex, FrameSet,
+};
 use crate::refs::RefChanges;
-use crate::store::BlockStore;
+use crate::store::{BlockStore, by_chunk};
 use crate::tree::{self, Frames, NodePlace, TreeWriter};
+
+/// Free chunks that are tried for metadata: holders may lease them at the same time.
+const EMPTY_TRIES: usize = 16;
 
 /// The source of blocks for new metadata.
 pub(crate) enum BlockSource {
@@ -34,6 +40,8 @@ pub(crate) enum BlockSource {
         ready: Vec<BlockNo>,
         /// Found in this commit.
         found: HashSet<BlockNo>,
+        /// Chunks that nobody else can lease until the commit is done.
+        leased: Vec<ChunkNo>,
     },
 }
 
@@ -42,18 +50,33 @@ impl BlockSource {
         BlockSource::Unleased {
             ready: Vec::new(),
             found: HashSet::new(),
+            leased: Vec::new(),
         }
     }
 
+    /// Ends that its chunks are leased.
+    fn end(&mut self, store: &BlockStore) -> Result<()> {
+        if let BlockSource::Unleased { leased, .. } = self {
+            for chunk in leased.drain(..) {
+                store.set_lease_owner(chunk, None)?;
+            }
+        }
+        Ok(())
+    }
+
     fn take(&mut self, store: &BlockStore) -> Result<BlockNo> {
-        let (ready, found) = match self {
+        let (ready, found, leased) = match self {
             BlockSource::Reserved(blocks) => {
                 return blocks.pop().ok_or(Error::PoolFull { needed: 1, free: 0 });
             }
-            BlockSource::Unleased { ready, found } => (ready, found),
+            BlockSource::Unleased {
+                ready,
+                found,
+                leased,
+            } => (ready, found, leased),
         };
         if ready.is_empty() {
-            *ready = find_unleased(store, found)?;
+            *ready = find_unleased(store, found, leased)?;
             found.extend(ready.iter().copied());
         }
         let block = ready.pop().ok_or(Error::PoolFull { needed: 1, free: 0 })?;
@@ -97,33 +120,58 @@ fn spare_blocks(store: &BlockStore, but: &HashSet<BlockNo>) -> Result<Vec<BlockN
     free_of(store, store.layout.spare_blocks(), but)
 }
 
+/// Leases a chunk for a commit, if nobody has leased it: holders lease chunks without the catalog
+/// lock. In a pool of an old version they do not.
+fn lease_for_commit(store: &BlockStore, chunk: ChunkNo, leased: &mut Vec<ChunkNo>) -> Result<bool> {
+    if !store.cleans_later {
+        return Ok(true);
+    }
+    let done = store.try_lease(chunk, OWNER_LOCKED)?;
+    if done {
+        leased.push(chunk);
+    }
+    Ok(done)
+}
+
 /// Free blocks outside of all leases: of a partly used chunk if there is one, else spare ones, else
 /// of a free chunk.
-fn find_unleased(store: &BlockStore, but: &HashSet<BlockNo>) -> Result<Vec<BlockNo>> {
-    let mut empty = None;
+fn find_unleased(
+    store: &BlockStore,
+    but: &HashSet<BlockNo>,
+    leased: &mut Vec<ChunkNo>,
+) -> Result<Vec<BlockNo>> {
+    let mut take = |chunk: ChunkNo| -> Result<Vec<BlockNo>> {
+        if !lease_for_commit(store, chunk, leased)? {
+            return Ok(Vec::new());
+        }
+        store.provide_tables(chunk)?;
+        free_of(store, chunk.blocks(), but)
+    };
+    let mut empty = Vec::new();
     for chunk in store.layout.data_chunks() {
         if store.lease_owner(chunk)?.is_some() {
             continue;
         }
-        let used = store.used_blocks(chunk)?;
-        if used == 0 {
-            empty = empty.or(Some(chunk));
-        } else if used < CHUNK_BLOCKS {
-            let free = free_of(store, chunk.blocks(), but)?;
+        let taken = store.fill(chunk)?.taken();
+        if taken == 0 && empty.len() < EMPTY_TRIES {
+            empty.push(chunk);
+        } else if taken > 0 && taken < CHUNK_BLOCKS {
+            let free = take(chunk)?;
             if !free.is_empty() {
-                store.provide_tables(chunk)?;
                 return Ok(free);
             }
         }
     }
     let spare = spare_blocks(store, but)?;
-    match empty {
-        Some(chunk) if spare.is_empty() => {
-            store.provide_tables(chunk)?;
-            free_of(store, chunk.blocks(), but)
+    if spare.is_empty() {
+        for chunk in empty {
+            let free = take(chunk)?;
+            if !free.is_empty() {
+                return Ok(free);
+            }
         }
-        _ => Ok(spare),
     }
+    Ok(spare)
 }
 
 /// The changes that a commit makes to the catalog.
@@ -168,6 +216,11 @@ impl<'l, 'p> Commit<'l, 'p> {
             version: FORMAT_VERSION_MIN,
             switched: false,
         })
+    }
+
+    /// Has the pool be of this format version at least.
+    pub(crate) fn needs_version(&mut self, version: u32) {
+        self.version = self.version.max(version);
     }
 
     /// The blocks of metadata written so far.
@@ -236,7 +289,7 @@ impl<'l, 'p> Commit<'l, 'p> {
     pub(crate) fn put_inode(&mut self, slot: u32, inode: &Inode) -> Result<BlockNo> {
         let block = self.fresh_block()?;
         if inode.needs_version_6() {
-            self.version = self.version.max(6);
+            self.needs_version(6);
         }
         let raw = inode.seal(slot, block, self.generation)?;
         self.put(block, raw.as_bytes())?;
@@ -329,25 +382,55 @@ impl<'l, 'p> Commit<'l, 'p> {
         Ok(())
     }
 
-    /// Brings the counts up to the committed catalog and gives freed blocks back, but those that
-    /// are `kept`.
+    /// Brings the counts up to the committed catalog. Freed blocks wait to be cleaned, but those
+    /// that are `kept`: these are the holder's own by now.
     ///
     /// The commit is done already, so nothing here is an error to the caller: what fails, and only
     /// a damaged pool can make it, leaves the dirty word for the next user of the lock.
-    pub(crate) fn settle(self, kept: impl Fn(BlockNo) -> bool) {
+    pub(crate) fn settle(mut self, kept: impl Fn(BlockNo) -> bool) {
         let store = self.lock.store();
-        // Zeroes before the count says free: a holder allocates from its leases without asking
-        // anyone.
+        // Zeroes before the count says free: spare blocks, and in a pool of an old version all.
+        let is_zeroed_now =
+            |block: BlockNo| !store.cleans_later || !store.layout.is_data_chunk(block.chunk());
+        let left = |block: BlockNo| kept(block) || !is_zeroed_now(block);
         let settled = store
-            .punch_sorted(&self.refs.freed_sorted(kept))
+            .punch_sorted(&self.refs.freed_sorted(left))
             .inspect(|()| fault_point(FaultPoint::CommitZeroed))
-            .and_then(|()| self.refs.apply(store))
+            .and_then(|()| self.refs.apply(store, &kept))
+            .and_then(|()| self.source.end(store))
             .inspect(|()| fault_point(FaultPoint::CommitCounted))
             .and_then(|()| store.region.store_u32(DIRTY_OFFSET, 0))
             .inspect(|()| fault_point(FaultPoint::CommitSettled));
         if let Err(error) = settled {
             tracing::error!(%error, "could not settle the counts of a commit");
         }
+    }
+
+    /// Gives back what an unfinished commit has written.
+    fn undo(&mut self) -> Result<()> {
+        let store = self.lock.store();
+        self.written.sort_unstable();
+        match &self.source {
+            _ if !store.cleans_later => store.punch_sorted(&self.written)?,
+            // They are the holder's own, who cleans them when it frees them.
+            BlockSource::Reserved(_) => {}
+            BlockSource::Unleased { .. } => {
+                for blocks in by_chunk(&self.written) {
+                    let chunk = blocks[0].chunk();
+                    if store.layout.is_data_chunk(chunk) {
+                        let mut places = FrameSet::EMPTY;
+                        for block in blocks {
+                            places.insert(block.index_in_chunk());
+                        }
+                        store.let_wait(chunk, &places)?;
+                    } else {
+                        store.punch_sorted(blocks)?;
+                    }
+                }
+            }
+        }
+        self.source.end(store)?;
+        store.region.store_u32(DIRTY_OFFSET, 0)
     }
 }
 
@@ -381,11 +464,7 @@ impl Drop for Commit<'_, '_> {
         if self.switched {
             return;
         }
-        let store = self.lock.store();
-        self.written.sort_unstable();
-        let undone = store
-            .punch_sorted(&self.written)
-            .and_then(|()| store.region.store_u32(DIRTY_OFFSET, 0));
+        let undone = self.undo();
         if let Err(error) = undone {
             tracing::error!(
                 %error,

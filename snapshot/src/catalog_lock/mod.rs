@@ -3,8 +3,10 @@
 mod amend;
 mod commit;
 mod remove;
+mod upgrade;
 
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Instant;
 
 pub(crate) use commit::{BlockSource, CatalogEdit, Commit};
 pub use remove::Removed;
@@ -14,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::file_lock::{self, LockMode, LockPlace};
 use crate::handle::Pool;
 use crate::layout::HOLDER_SLOTS;
+use crate::lock_times::Held;
 use crate::number::SnapshotId;
 use crate::store::BlockStore;
 
@@ -34,6 +37,7 @@ fn try_both(pool: &Pool) -> Result<Option<MutexGuard<'_, CatalogMemory>>> {
 pub(crate) struct CatalogLock<'p> {
     pub(crate) pool: &'p Pool,
     memory: MutexGuard<'p, CatalogMemory>,
+    held: Held,
 }
 
 impl<'p> CatalogLock<'p> {
@@ -42,6 +46,7 @@ impl<'p> CatalogLock<'p> {
     /// # Errors
     /// [`Error::PoolLocked`] when another process has it for too long.
     pub(crate) fn take_unrecovered(pool: &'p Pool) -> Result<CatalogLock<'p>> {
+        let asked = Instant::now();
         let memory = match try_both(pool)? {
             Some(memory) => {
                 pool.waits.ended();
@@ -49,9 +54,12 @@ impl<'p> CatalogLock<'p> {
             }
             None => pool
                 .waits
-                .until(pool.file(), pool.path(), || try_both(pool))?,
+                .until(LockPlace::Catalog, pool.file(), pool.path(), || {
+                    try_both(pool)
+                })?,
         };
-        let mut lock = CatalogLock { pool, memory };
+        let held = pool.store.times.taken(asked);
+        let mut lock = CatalogLock { pool, memory, held };
         let current = read_current(&*pool.store.region, pool.path())?;
         if lock
             .memory
@@ -142,5 +150,7 @@ impl Drop for CatalogLock<'_> {
         if let Err(error) = file_lock::unlock(self.pool.file(), LockPlace::Catalog) {
             tracing::error!(%error, "could not unlock the pool");
         }
+        self.pool.store.times.given_back(&self.held);
+        self.pool.store.waiting_chunks.tell();
     }
 }

@@ -14,7 +14,11 @@ use super::model::{Model, Outcome, PROCESSES, Process};
 use super::oracle::{Allowed, Oracle, StateId, panic_text, random_crash};
 use super::silence_kills;
 use super::steps::{Step, next_step};
-use crate::layout::Layout;
+use crate::catalog::read_slot;
+use crate::layout::{Layout, SUPERBLOCK_BLOCKS};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
+use crate::pool::STAYS_OLD;
+use crate::region::Region;
 use crate::region::sim::{CrashPoint, Image, Killed, Lie, Random};
 
 const STEPS: u32 = 80;
@@ -88,8 +92,14 @@ impl History<'_> {
         self.told.push("format".to_owned());
         let since = self.model.control.record();
         let layout = Layout::for_size(size).map_err(|error| error.to_string())?;
-        crate::pool::format(&self.model.control.handle().0, &layout, [7; 16], false)
-            .map_err(|error| error.to_string())?;
+        let region = self.model.control.handle().0;
+        crate::pool::format(&region, &layout, [7; 16], false).map_err(|error| error.to_string())?;
+        let old = self.random.once_in(4);
+        STAYS_OLD.set(old);
+        if old {
+            self.told.push("a pool of format version 6".to_owned());
+            make_old(&region).map_err(|error| error.to_string())?;
+        }
         let points = self.model.control.recorded();
         self.check_step(&Recorded { points, since }, &[Snapshots::new()], true)
     }
@@ -263,6 +273,20 @@ impl History<'_> {
         self.model.saved = found;
         Ok(())
     }
+}
+
+/// Makes a new pool one of format version 6.
+fn make_old(region: &impl Region) -> crate::Result<()> {
+    for (slot, block) in SUPERBLOCK_BLOCKS.iter().enumerate() {
+        let Ok(mut superblock) = read_slot(region, slot)? else {
+            continue;
+        };
+        superblock.version = 6.into();
+        let offset = BlockNo::new(*block).byte_offset();
+        region.write(offset, &superblock.seal())?;
+        region.flush(offset, BLOCK_SIZE_BYTES)?;
+    }
+    region.fence()
 }
 
 #[test]

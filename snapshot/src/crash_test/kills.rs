@@ -105,6 +105,18 @@ fn freeing_that_is_killed_anywhere_leaves_no_bytes() {
     });
 }
 
+/// The blocks wait when the first process is killed: what it cleaned is done by the next one.
+#[test]
+fn a_cleaning_that_is_killed_anywhere_is_done_by_the_next() {
+    kill_everywhere("clean", |bench, vm, first, second| {
+        frames(&vm, &[3, 4, 5], 0x42);
+        vm.unpin(first).unwrap();
+        vm.unpin(second).unwrap();
+        bench.pool.remove_only("second").unwrap();
+        bench.pool.clean_all().unwrap();
+    });
+}
+
 #[test]
 fn an_end_that_is_killed_anywhere_leaves_neither_bytes_nor_orphans() {
     kill_everywhere("end", |bench, vm, _, _| {

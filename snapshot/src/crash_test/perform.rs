@@ -34,7 +34,8 @@ impl Model {
             | Step::Restore { process, .. }
             | Step::Remove { process, .. }
             | Step::Grow { process, .. }
-            | Step::Scrub { process } => Some(*process),
+            | Step::Scrub { process }
+            | Step::Clean { process } => Some(*process),
             Step::Write { vm, .. }
             | Step::Free { vm, .. }
             | Step::Snapshot { vm, .. }
@@ -105,6 +106,10 @@ impl Model {
             },
             Step::Scrub { process } => match &self.processes[*process] {
                 Some(process) => scrub(&process.pool).map(|()| Outcome::Done),
+                None => Ok(Outcome::Refused),
+            },
+            Step::Clean { process } => match &self.processes[*process] {
+                Some(process) => or_refused(process.pool.clean_all()),
                 None => Ok(Outcome::Refused),
             },
             Step::Stop { vm } => {

@@ -76,6 +76,10 @@ pub(super) enum Step {
     Scrub {
         process: usize,
     },
+    /// Freed blocks that wait are cleaned.
+    Clean {
+        process: usize,
+    },
     Stop {
         vm: usize,
     },
@@ -129,7 +133,7 @@ pub(super) fn next_step(random: &mut Random, model: &Model) -> Step {
         };
     }
     let vm = random.pick(&vms);
-    match random.below(42) {
+    match random.below(44) {
         0..=9 => write_step(random, model, vm),
         10 => Step::Free {
             vm,
@@ -173,6 +177,7 @@ pub(super) fn next_step(random: &mut Random, model: &Model) -> Step {
         },
         37..=39 => write_step(random, model, vm),
         40 => Step::UnpinOthers { vm },
+        41 | 42 => Step::Clean { process },
         _ => Step::Kill { process },
     }
 }

@@ -31,7 +31,7 @@ impl Vm {
         if let From::WholeChunk | From::ForCopy = from {
             let is_filled = matches!(from, From::ForCopy);
             let whole = if is_filled {
-                self.holder.alloc_chunk_for_copy()?
+                self.holder.alloc_chunk_for_copy()?.chunk
             } else {
                 self.holder.alloc_chunk()?
             };

@@ -7,6 +7,7 @@ use super::Holder;
 use crate::catalog::Listed;
 use crate::catalog_lock::{BlockSource, CatalogEdit, CatalogLock, Commit};
 use crate::chunk_map::{ChunkMap, LeafBlocks};
+use crate::cleaning::Pace;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::frame_map::FrameMap;
@@ -72,6 +73,18 @@ impl Holder {
     /// [`Error::NotPinned`]; [`Error::Busy`] when another holder pins it; [`Error::PoolFull`].
     /// Nothing was changed then.
     pub fn consume(&self, id: SnapshotId) -> Result<Consumed> {
+        loop {
+            let consumed = self.consume_now(id);
+            // Blocks for the catalog may wait to be cleaned.
+            if !matches!(consumed, Err(Error::PoolFull { .. }))
+                || self.pool.clean_some(1, Pace::Fast)? == 0
+            {
+                return consumed;
+            }
+        }
+    }
+
+    fn consume_now(&self, id: SnapshotId) -> Result<Consumed> {
         let mut lock = CatalogLock::take(&self.pool)?;
         // Dead holders do not count as users of the snapshot.
         reclaim_dead_holders(&mut lock)?;
@@ -94,7 +107,10 @@ impl Holder {
             let kind = map.kind;
             maps.push(ConsumedMap { kind, chunks });
         }
-        let rest = self.commit_rest(&mut lock, listed, &maps, &taken)?;
+        let rest = self.commit_rest(&mut lock, listed, &maps, &taken);
+        // Of those nothing was taken if it failed.
+        self.leases.end_unused(taken.keys().copied());
+        let rest = rest?;
         if rest.is_none() {
             self.clear_pin(id)?;
         }
@@ -114,16 +130,16 @@ impl Holder {
         })
     }
 
-    /// The blocks that only this snapshot refers to, in chunks that no other holder has leased.
+    /// The blocks that only this snapshot refers to, in chunks that no other holder has leased. This
+    /// holder has then.
     fn takeable(&self, inode: &Inode) -> Result<Taken> {
         let store = &self.pool.store;
         let mut taken = Taken::default();
         for map in &inode.maps {
             find_own(store, map.root, NodePlace::root_of(map), &mut taken)?;
         }
-        let table = self.leases.table();
         for chunk in taken.keys().copied().collect::<Vec<_>>() {
-            if store.lease_owner(chunk)?.is_some() && !table.is_leased(chunk) {
+            if !self.leases.lease_to_adopt(chunk)? {
                 taken.remove(&chunk);
             }
         }
@@ -176,13 +192,10 @@ impl Holder {
             takes_id: false,
         };
         let superblock = commit.prepare(&edit)?;
-        let store = &self.pool.store;
         commit.switch(superblock)?;
         fault_point(FaultPoint::ConsumeSwitched);
-        // No thread of this process may see a block without references before it is an own one.
-        let mut table = self.leases.table();
-        for chunk in taken.keys() {
-            store.set_lease_owner(*chunk, Some(self.slot))?;
+        for (chunk, blocks) in taken {
+            self.leases.adopt(*chunk, blocks)?;
         }
         fault_point(FaultPoint::ConsumeLeased);
         commit.settle(|block| {
@@ -191,9 +204,6 @@ impl Holder {
                 .is_some_and(|set| set.contains(block.index_in_chunk()))
         });
         fault_point(FaultPoint::ConsumeSettled);
-        for (chunk, blocks) in taken {
-            self.leases.adopt(&mut table, *chunk, blocks)?;
-        }
         Ok(rest.then_some(listed.inode.id))
     }
 }

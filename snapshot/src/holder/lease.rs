@@ -9,56 +9,45 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::leasing::Want;
 use crate::catalog_lock::CatalogLock;
+use crate::cleaning::Pace;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::handle::Pool;
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameIndex, FrameSet};
-use crate::recovery::reclaim_dead_holders;
 use crate::store::by_chunk;
 
 /// The leases of one holder.
 pub(crate) struct Leases {
     pub(crate) pool: Arc<Pool>,
-    slot: u32,
+    pub(super) slot: u32,
     table: Mutex<LeaseTable>,
 }
 
 /// The leased chunks, with those of their blocks that are the holder's own.
 #[derive(Default)]
 pub(crate) struct LeaseTable {
-    chunks: BTreeMap<ChunkNo, Lease>,
+    pub(super) chunks: BTreeMap<ChunkNo, Lease>,
     /// Chunks that may have a block to take, but those that are set aside.
-    with_room: BTreeSet<ChunkNo>,
-    own_total: u32,
-    closed: bool,
+    pub(super) with_room: BTreeSet<ChunkNo>,
+    pub(super) own_total: u32,
+    pub(super) closed: bool,
 }
 
 #[derive(Default)]
-struct Lease {
-    own: FrameSet,
+pub(super) struct Lease {
+    pub(super) own: FrameSet,
     /// For `alloc_at` only, as long as other chunks have blocks.
-    set_aside: bool,
+    pub(super) set_aside: bool,
     /// About to be given back: blocks are taken of it only when there is nothing else.
-    vacating: bool,
+    pub(super) vacating: bool,
 }
 
 impl Lease {
     fn is_open(&self) -> bool {
         !self.set_aside && !self.vacating
     }
-}
-
-/// Chunks that are looked at for a partly used one when an empty one is known.
-const SEARCH_CHUNKS_MAX: u32 = 65_536;
-
-/// The use that a chunk may have to be leased.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Want {
-    /// All 512 blocks free.
-    Empty,
-    /// Some block free, rather in a chunk that is used already.
-    AnyRoom,
 }
 
 impl Leases {
@@ -72,118 +61,6 @@ impl Leases {
 
     pub(crate) fn table(&self) -> MutexGuard<'_, LeaseTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Leases an empty chunk and takes all of it, or sets it aside.
-    pub(crate) fn lease_empty(&self, set_aside: bool) -> Result<ChunkNo> {
-        let mut catalog = CatalogLock::take(&self.pool)?;
-        let lease = Lease {
-            own: if set_aside {
-                FrameSet::EMPTY
-            } else {
-                FrameSet::FULL
-            },
-            set_aside,
-            vacating: false,
-        };
-        let chunk = self.lease(&mut catalog, Want::Empty, lease)?;
-        let Some(chunk) = chunk else {
-            let free = self.pool.free_blocks(&catalog)?;
-            return Err(Error::PoolFull {
-                needed: u64::from(CHUNK_BLOCKS),
-                free,
-            });
-        };
-        // To give 2 MiB takes time, in which others need the lock.
-        drop(catalog);
-        if !set_aside
-            && self.pool.must_provide()
-            && let Err(error) = self.provide(&chunk.blocks().collect::<Vec<_>>())
-        {
-            // Nothing was ever in them, but some may have got memory.
-            self.free(&chunk.blocks().collect::<Vec<_>>());
-            return Err(error);
-        }
-        Ok(chunk)
-    }
-
-    /// Leases one more chunk, if there is one. What is taken of it is so from the first moment:
-    /// another thread looks for blocks in every lease that there is.
-    fn lease(
-        &self,
-        catalog: &mut CatalogLock<'_>,
-        want: Want,
-        lease: Lease,
-    ) -> Result<Option<ChunkNo>> {
-        let mut found = self.find_chunk(want)?;
-        if found.is_none() {
-            reclaim_dead_holders(catalog)?;
-            found = self.find_chunk(want)?;
-        }
-        let Some(chunk) = found else { return Ok(None) };
-        let store = &self.pool.store;
-        store.provide_tables(chunk)?;
-        if want == Want::Empty {
-            let counts = store.refcounts(chunk)?;
-            if let Some((block, _)) = chunk.blocks().zip(counts).find(|(_, count)| *count != 0) {
-                return Err(Error::damaged(format!(
-                    "{chunk} says it is unused, but {block} is in use"
-                )));
-            }
-        }
-        let mut table = self.table();
-        if table.closed {
-            return Err(Error::invalid("the holder has been closed"));
-        }
-        store.set_lease_owner(chunk, Some(self.slot))?;
-        fault_point(FaultPoint::LeaseTaken);
-        table.own_total += lease.own.count();
-        if want == Want::AnyRoom {
-            table.with_room.insert(chunk);
-        }
-        table.chunks.insert(chunk, lease);
-        // Before the catalog lock goes: a check must not find a lease that its holder does not
-        // know.
-        self.show_usage(&table)?;
-        Ok(Some(chunk))
-    }
-
-    /// Looks for a chunk to lease, from where the last search ended: consecutive leases are
-    /// neighbours if they can be.
-    fn find_chunk(&self, want: Want) -> Result<Option<ChunkNo>> {
-        let store = &self.pool.store;
-        let count = store.layout.chunks();
-        let start = self.pool.next_chunk() % count;
-        let mut empty = None;
-        let mut steps = count;
-        for step in 0..count {
-            if step >= steps {
-                break;
-            }
-            let number = (u64::from(start) + u64::from(step)) % u64::from(count);
-            let chunk =
-                ChunkNo::new(number as u32).filter(|chunk| store.layout.is_data_chunk(*chunk));
-            let Some(chunk) = chunk else { continue };
-            if store.lease_owner(chunk)?.is_some() {
-                continue;
-            }
-            let used = store.used_blocks(chunk)?;
-            if used == 0 && empty.is_none() {
-                empty = Some(chunk);
-                steps = if want == Want::Empty {
-                    0
-                } else {
-                    count.min(step + SEARCH_CHUNKS_MAX)
-                };
-            }
-            if want == Want::AnyRoom && used > 0 && used < CHUNK_BLOCKS {
-                return Ok(Some(chunk));
-            }
-        }
-        if let Some(chunk) = empty {
-            self.pool.set_next_chunk(chunk.get() + 1);
-        }
-        Ok(empty)
     }
 
     /// Takes blocks: from chunks that are leased, else from one more chunk, else from those set
@@ -217,8 +94,12 @@ impl Leases {
             if taken.len() == count {
                 break;
             }
+            if let Some(chunk) = self.lease_at_once(Want::AnyRoom, Lease::default)? {
+                leased.push(chunk);
+                continue;
+            }
             let mut catalog = CatalogLock::take(&self.pool)?;
-            if let Some(chunk) = self.lease(&mut catalog, Want::AnyRoom, Lease::default())? {
+            if let Some(chunk) = self.lease_of_dead(&mut catalog, Want::AnyRoom, Lease::default)? {
                 leased.push(chunk);
                 continue;
             }
@@ -227,11 +108,15 @@ impl Leases {
             if taken.len() == count {
                 break;
             }
+            drop(table);
             let free = self.pool.free_blocks(&catalog)? + taken.len() as u64;
-            return Err(Error::PoolFull {
-                needed: count as u64,
-                free,
-            });
+            drop(catalog);
+            if !self.help_cleaning(Want::AnyRoom)? {
+                return Err(Error::PoolFull {
+                    needed: count as u64,
+                    free,
+                });
+            }
         }
         Ok(())
     }
@@ -248,11 +133,24 @@ impl Leases {
         Ok(taken)
     }
 
-    /// Makes sure that the medium has memory for blocks.
+    /// Makes sure that the medium has memory for blocks. Freed blocks that wait to be cleaned have
+    /// some.
     pub(crate) fn provide(&self, blocks: &[BlockNo]) -> Result<()> {
         let mut sorted = blocks.to_vec();
         sorted.sort_unstable();
-        self.pool.store.provide_sorted(&sorted)
+        self.with_memory(|| self.pool.store.provide_sorted(&sorted))
+    }
+
+    /// Asks the medium for memory. While it has none, blocks are cleaned that have some.
+    pub(super) fn with_memory(&self, ask: impl Fn() -> Result<()>) -> Result<()> {
+        loop {
+            let provided = ask();
+            if !matches!(provided, Err(Error::MediumFull { .. }))
+                || self.pool.clean_some(1, Pace::Fast)? == 0
+            {
+                return provided;
+            }
+        }
     }
 
     /// Takes one given block, if it can be taken. The medium is not asked for its memory.
@@ -383,7 +281,7 @@ impl Leases {
         }
     }
 
-    fn give_back_if_empty(&self, table: &mut LeaseTable, chunk: ChunkNo) {
+    pub(super) fn give_back_if_empty(&self, table: &mut LeaseTable, chunk: ChunkNo) {
         if !table
             .chunks
             .get(&chunk)
@@ -400,20 +298,17 @@ impl Leases {
 
     fn end_lease(&self, chunk: ChunkNo) -> Result<()> {
         let store = &self.pool.store;
-        if store.used_blocks(chunk)? == 0 {
+        if store.fill(chunk)?.taken() == 0 {
             store.release_empty_chunk(chunk)?;
         }
         store.set_lease_owner(chunk, None)
     }
 
-    /// Makes blocks the holder's own that a committed snapshot had until now. No other holder has
-    /// leased their chunks.
-    pub(crate) fn adopt(
-        &self,
-        table: &mut LeaseTable,
-        chunk: ChunkNo,
-        blocks: &FrameSet,
-    ) -> Result<()> {
+    /// Makes blocks the holder's own that a committed snapshot has until now. Their chunks are
+    /// leased to the holder. A thread that looks for blocks does not get them once nothing refers
+    /// to them.
+    pub(crate) fn adopt(&self, chunk: ChunkNo, blocks: &FrameSet) -> Result<()> {
+        let mut table = self.table();
         let lease = table.chunks.entry(chunk).or_default();
         let mut added = 0;
         for place in blocks.places() {
@@ -424,7 +319,7 @@ impl Leases {
         if room {
             table.with_room.insert(chunk);
         }
-        self.show_usage(table)
+        self.show_usage(&table)
     }
 
     /// Gives everything back. Nothing can be taken afterwards.
@@ -456,7 +351,7 @@ impl Leases {
             .collect()
     }
 
-    fn show_usage(&self, table: &LeaseTable) -> Result<()> {
+    pub(super) fn show_usage(&self, table: &LeaseTable) -> Result<()> {
         self.pool
             .store
             .set_holder_usage(self.slot, table.chunks.len() as u32, table.own_total)
@@ -474,10 +369,6 @@ impl LeaseTable {
     pub(crate) fn unused_at_most(&self) -> u64 {
         (self.chunks.len() as u64 * u64::from(CHUNK_BLOCKS))
             .saturating_sub(u64::from(self.own_total))
-    }
-
-    pub(crate) fn is_leased(&self, chunk: ChunkNo) -> bool {
-        self.chunks.contains_key(&chunk)
     }
 
     fn take_with_room(

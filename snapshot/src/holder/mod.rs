@@ -3,6 +3,7 @@
 mod commit;
 mod consume;
 pub(crate) mod lease;
+mod leasing;
 mod stale;
 mod unused;
 
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) use commit::Provenance;
 pub use commit::{Committed, NewMap, NewSnapshot};
 pub use consume::{Consumed, ConsumedChunk, ConsumedMap};
+pub use stale::ChunkForCopy;
 pub use unused::Vacating;
 
 use self::lease::Leases;
@@ -191,6 +193,16 @@ impl Holder {
     /// The holder's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Shows others this name from now on. It is for people: nothing is found by it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], [`Error::Io`].
+    pub fn show_name(&self, name: &str) -> Result<()> {
+        check_name(name)?;
+        let _lock = CatalogLock::take(&self.pool)?;
+        self.pool.store.set_holder_name(self.slot, name)
     }
 
     /// The holder's slot.
@@ -462,9 +474,9 @@ impl Holder {
     }
 
     fn release_all(&self) -> Result<()> {
-        let mut lock = CatalogLock::take(&self.pool)?;
         self.leases.close()?;
         fault_point(FaultPoint::ReleaseLeasesEnded);
+        let mut lock = CatalogLock::take(&self.pool)?;
         lock.sweep_orphans(|slot, _| slot == self.slot)?;
         fault_point(FaultPoint::ReleaseSwept);
         self.pool.store.clear_holder_slot(self.slot)?;
@@ -475,7 +487,8 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        if let Err(error) = self.release_all() {
+        let released = self.release_all().and_then(|()| self.pool.clean());
+        if let Err(error) = released {
             tracing::error!(
                 %error,
                 holder = self.name,

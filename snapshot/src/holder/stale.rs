@@ -4,14 +4,18 @@
 //! of it. A holder whose commits remove snapshots, as those of a ring do, frees as many chunks as
 //! it needs for the next copies. It keeps these chunks: they are its own from the moment that their
 //! last reference goes. If its process dies, they are zeroed like all leased chunks.
+//!
+//! On a tmpfs fresh chunks are kept, too: those that the kernel has made one page each. To make one
+//! may take milliseconds, so several are made before they are needed.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Holder;
 use crate::catalog_lock::Commit;
-use crate::error::Result;
-use crate::number::{BlockNo, ChunkNo, FrameSet};
+use crate::error::{Error, Result};
+use crate::number::{BlockNo, CHUNK_SIZE_BYTES, ChunkNo, FrameSet};
+use crate::region::Medium;
 
 /// Chunks kept at most: 128 MiB.
 const KEPT_MAX: usize = 64;
@@ -29,6 +33,16 @@ struct Kept {
     used: bool,
 }
 
+/// A chunk that is about to be overwritten by a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkForCopy {
+    /// Its number.
+    pub chunk: ChunkNo,
+    /// True if it is one page of the medium, with memory behind it. Then [`Holder::copy_chunk`] is
+    /// the fastest copy.
+    pub one_page: bool,
+}
+
 impl Stale {
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -36,13 +50,13 @@ impl Stale {
 }
 
 impl Holder {
-    /// Takes a chunk that is to be overwritten as a whole, at once, by [`Holder::copy_chunk`]: all
-    /// its blocks are the holder's own, with memory behind them. Unlike those of
-    /// [`Holder::alloc_chunk`] they may hold anything.
+    /// Takes a chunk that is to be overwritten as a whole, at once: all its blocks are the holder's
+    /// own. Unlike those of [`Holder::alloc_chunk`] they may hold anything. Where it is one page it
+    /// has memory, for [`Holder::copy_chunk`]; else pwrite(2) asks the medium for that.
     ///
     /// # Errors
     /// As those of [`Holder::alloc_chunk`].
-    pub fn alloc_chunk_for_copy(&self) -> Result<ChunkNo> {
+    pub fn alloc_chunk_for_copy(&self) -> Result<ChunkForCopy> {
         let chunk = {
             let mut kept = self.stale.kept();
             kept.taken += 1;
@@ -51,15 +65,67 @@ impl Holder {
         };
         // The catalog lock, which this takes, comes before that of what is kept.
         let Some(chunk) = chunk else {
-            return self.leases.lease_empty(false);
+            if self.pool.medium() == Medium::Tmpfs {
+                let chunk = self.leases.lease_unprovided(false)?;
+                let one_page = false;
+                return Ok(ChunkForCopy { chunk, one_page });
+            }
+            let chunk = self.leases.lease_empty(false)?;
+            let one_page = self.pool.medium().page_bytes() == CHUNK_SIZE_BYTES;
+            return Ok(ChunkForCopy { chunk, one_page });
         };
+        let one_page = self.pool.medium().page_bytes() == CHUNK_SIZE_BYTES
+            || self.pool.store.is_one_page(chunk);
         // Parts of it may never have been written, and so have no memory.
-        let blocks: Vec<BlockNo> = chunk.blocks().collect();
-        if let Err(error) = self.provide(&blocks) {
-            self.leases.free(&blocks);
-            return Err(error);
+        if one_page {
+            let blocks: Vec<BlockNo> = chunk.blocks().collect();
+            if let Err(error) = self.provide(&blocks) {
+                self.leases.free(&blocks);
+                return Err(error);
+            }
         }
-        Ok(chunk)
+        Ok(ChunkForCopy { chunk, one_page })
+    }
+
+    /// Makes `count` chunks ready for copies unless some are kept for them, each as one page of a
+    /// tmpfs. Makes fewer, or none, where they cannot be had.
+    ///
+    /// # Errors
+    /// [`crate::Error::PoolLocked`], [`crate::Error::Damaged`].
+    pub fn make_ready(&self, count: usize) -> Result<()> {
+        let region = &self.pool.store.region;
+        if !self.stale.kept().chunks.is_empty() || !region.may_make_one_page() {
+            return Ok(());
+        }
+        let mut fresh = Vec::new();
+        let leased = loop {
+            if fresh.len() >= count.min(KEPT_MAX) {
+                break Ok(());
+            }
+            match self.leases.lease_unprovided(false) {
+                Ok(chunk) => fresh.push(chunk),
+                Err(Error::PoolFull { .. }) => break Ok(()),
+                Err(other) => break Err(other),
+            }
+        };
+        fresh.sort_unstable();
+        let mut ready = Vec::new();
+        for run in fresh.chunk_by(|left, right| left.get() + 1 == right.get()) {
+            if matches!(
+                self.pool.store.make_one_page(run[0], run.len() as u32),
+                Ok(true)
+            ) {
+                ready.extend_from_slice(run);
+            } else {
+                let blocks: Vec<BlockNo> = run.iter().flat_map(|chunk| chunk.blocks()).collect();
+                self.leases.free(&blocks);
+            }
+        }
+        let mut kept = self.stale.kept();
+        // Chunks are taken from the end: neighbours in the order of their numbers.
+        kept.chunks.splice(0..0, ready.into_iter().rev());
+        kept.used = true;
+        leased
     }
 
     /// Gives back the chunks that are kept for copies, unless some were used since this was last
@@ -93,44 +159,41 @@ impl Holder {
     }
 
     fn keep_freed(&self, commit: Commit<'_, '_>) -> Result<()> {
-        let mut kept = self.stale.kept();
-        let wanted = std::mem::take(&mut kept.taken).min(KEPT_MAX);
-        let room = wanted.saturating_sub(kept.chunks.len());
+        let room = {
+            let mut kept = self.stale.kept();
+            let wanted = std::mem::take(&mut kept.taken).min(KEPT_MAX);
+            wanted.saturating_sub(kept.chunks.len())
+        };
         if room == 0 {
-            // Released first: threads that look for blocks must not wait for the zeroing.
-            drop(kept);
             commit.settle(|_| false);
             return Ok(());
         }
-        // No thread of this process may see a block without references before it is an own one.
-        let mut table = self.leases.table();
+        // They are own ones before their last reference goes: no thread of this process takes a
+        // block of them.
         let mut chunks = BTreeSet::new();
-        let mut leased = Ok(());
+        let mut adopted = Ok(());
         for chunk in commit.freed_chunks() {
-            if chunks.len() == room || leased.is_err() {
+            if chunks.len() == room || adopted.is_err() {
                 break;
             }
-            leased = self.lease_freed(chunk).map(|own| {
+            adopted = self.adopt_freed(chunk).map(|own| {
                 if own {
                     chunks.insert(chunk);
                 }
             });
         }
         commit.settle(|block| chunks.contains(&block.chunk()));
-        for chunk in chunks {
-            self.leases.adopt(&mut table, chunk, &FrameSet::FULL)?;
-            kept.chunks.push(chunk);
-        }
-        leased
+        self.stale.kept().chunks.extend(chunks);
+        adopted
     }
 
-    /// Leases a chunk, unless another holder has. True when it did.
-    fn lease_freed(&self, chunk: ChunkNo) -> Result<bool> {
-        let store = &self.pool.store;
-        let free = store.lease_owner(chunk)?.is_none();
-        if free {
-            store.set_lease_owner(chunk, Some(self.slot))?;
+    /// Leases a chunk and makes it the holder's own, unless it is leased. True when it did.
+    fn adopt_freed(&self, chunk: ChunkNo) -> Result<bool> {
+        let free = self.pool.store.lease_owner(chunk)?.is_none();
+        let leased = free && self.leases.lease_to_adopt(chunk)?;
+        if leased {
+            self.leases.adopt(chunk, &FrameSet::FULL)?;
         }
-        Ok(free)
+        Ok(leased)
     }
 }

@@ -15,7 +15,8 @@ impl Pool {
     pub fn empty_chunks(&self) -> Result<u32> {
         let mut count = 0;
         for chunk in self.store.layout.data_chunks() {
-            if self.store.used_blocks(chunk)? == 0 && self.store.lease_owner(chunk)?.is_none() {
+            let empty = self.store.fill(chunk)?.taken() == 0;
+            if empty && self.store.lease_owner(chunk)?.is_none() {
                 count += 1;
             }
         }
@@ -51,8 +52,8 @@ impl Holder {
     pub fn unused_blocks(&self) -> Result<u64> {
         let mut unused = 0;
         for (chunk, own) in self.leases.own() {
-            let used = self.pool.store.used_blocks(chunk)?;
-            unused += u64::from(CHUNK_BLOCKS.saturating_sub(used + own.count()));
+            let taken = self.pool.store.fill(chunk)?.taken();
+            unused += u64::from(CHUNK_BLOCKS.saturating_sub(taken.saturating_add(own.count())));
         }
         Ok(unused)
     }
@@ -71,10 +72,10 @@ impl Holder {
     pub fn vacate(&self, surplus: u64, chunks_max: usize) -> Result<Vacating<'_>> {
         let mut sparse = Vec::new();
         for (chunk, own) in self.leases.own() {
-            let used = self.pool.store.used_blocks(chunk)?;
+            let taken = self.pool.store.fill(chunk)?.taken();
             sparse.push((
                 own.count(),
-                CHUNK_BLOCKS.saturating_sub(used + own.count()),
+                CHUNK_BLOCKS.saturating_sub(taken.saturating_add(own.count())),
                 chunk,
             ));
         }

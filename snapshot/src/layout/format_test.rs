@@ -7,7 +7,8 @@ use super::node::{
 };
 use super::runtime::{CLEAN, DIRTY, RuntimeV1};
 use super::segment::{
-    BLOCK_WORD_BYTES, CHUNK_ENTRY_BYTES, DIGESTS_OFFSET, SEGMENTS_MAX, SegmentV2,
+    BLOCK_WORD_BYTES, CHUNK_ENTRY_BYTES, DIGESTS_OFFSET, OWNER_LOCKED, SEGMENTS_MAX, SegmentV2,
+    USED_BITS, WAITING,
 };
 use super::superblock::{CATALOG_HEIGHT, SNAPSHOTS_MAX, SUPERBLOCK_MAGIC, SuperblockV2};
 use super::*;
@@ -39,7 +40,7 @@ fn every_struct_is_as_documented() {
     );
     assert_eq!(
         documented("Runtime block (`RuntimeV1`)"),
-        fields!(RuntimeV1: boot_id clean dirty committed reserved)
+        fields!(RuntimeV1: boot_id clean dirty committed releasing reserved)
     );
     assert_eq!(
         documented("Holder slot (`HolderSlotV1`)"),
@@ -81,6 +82,9 @@ fn every_number_is_as_documented() {
         ("block", BLOCK_SIZE_BYTES),
         ("chunk", u64::from(CHUNK_BLOCKS)),
         ("format version", u64::from(FORMAT_VERSION)),
+        ("waiting", u64::from(WAITING)),
+        ("waiting shift", u64::from(USED_BITS)),
+        ("lock owner", u64::from(OWNER_LOCKED) + 1),
         ("size min", SIZE_BYTES_MIN),
         ("size max", SIZE_BYTES_MAX),
         ("segments max", SEGMENTS_MAX as u64),

@@ -40,6 +40,8 @@ const _: () = assert!(offset_of!(HolderSlotV1, pins).is_multiple_of(8));
 pub(crate) const LEASES_OFFSET: u64 = offset_of!(HolderSlotV1, leases) as u64;
 /// Offset of `blocks_in_use` in a slot.
 pub(crate) const BLOCKS_IN_USE_OFFSET: u64 = offset_of!(HolderSlotV1, blocks_in_use) as u64;
+/// Offset of the name, with its length before it, in a slot.
+pub(crate) const NAME_OFFSET: usize = offset_of!(HolderSlotV1, name_bytes);
 /// Offset of the pins in a slot.
 pub(crate) const PINS_OFFSET: u64 = offset_of!(HolderSlotV1, pins) as u64;
 

@@ -22,9 +22,11 @@ use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, C
 use crate::wording::SizeText;
 
 /// Version of everything on the pool.
-pub(crate) const FORMAT_VERSION: u32 = 6;
+pub(crate) const FORMAT_VERSION: u32 = 7;
 /// The oldest version that is opened. The first commit that needs a newer one sets it.
 pub(crate) const FORMAT_VERSION_MIN: u32 = 5;
+/// The first version in which freed blocks wait to be cleaned, and leases are taken without a lock.
+pub(crate) const FORMAT_VERSION_WAITING: u32 = 7;
 /// Smallest pool: four chunks.
 pub(crate) const SIZE_BYTES_MIN: u64 = 4 * CHUNK_SIZE_BYTES;
 /// Largest pool: block numbers have 32 bits.

@@ -21,7 +21,8 @@ pub(crate) struct RuntimeV1 {
     pub(crate) clean: U32,
     pub(crate) dirty: U32,
     pub(crate) committed: U64,
-    pub(crate) reserved: [u8; 4064],
+    pub(crate) releasing: U32,
+    pub(crate) reserved: [u8; 4060],
 }
 
 const _: () = assert!(size_of::<RuntimeV1>() == 4096);
@@ -35,6 +36,9 @@ pub(crate) const CLEAN_OFFSET: u64 = START + offset_of!(RuntimeV1, clean) as u64
 pub(crate) const DIRTY_OFFSET: u64 = START + offset_of!(RuntimeV1, dirty) as u64;
 /// Byte offset of the committed generation in the pool.
 pub(crate) const COMMITTED_OFFSET: u64 = START + offset_of!(RuntimeV1, committed) as u64;
+
+/// Byte offset of the word of the chunk whose memory a cleaner gives back.
+pub(crate) const RELEASING_OFFSET: u64 = START + offset_of!(RuntimeV1, releasing) as u64;
 
 const GENERATION_BITS: u32 = 48;
 

@@ -14,6 +14,14 @@ pub(crate) const SEGMENTS_MAX: usize = 64;
 pub(crate) const CHUNK_ENTRY_BYTES: u64 = 8;
 /// Bytes of a word of a block table: a reference count or a digest.
 pub(crate) const BLOCK_WORD_BYTES: u64 = 4;
+/// Reference count of a block that waits to be cleaned: no parent refers to it, and it may hold
+/// anything.
+pub(crate) const WAITING: u32 = 1 << 31;
+/// Bits of the blocks in use in the second word of a chunk's entry; those that wait are above.
+pub(crate) const USED_BITS: u32 = 16;
+/// Owner of a chunk that is leased for a moment by whoever has the catalog lock or the cleaner
+/// lock, and by no holder.
+pub(crate) const OWNER_LOCKED: u32 = u32::MAX - 1;
 /// Offset of the digests in a block of the block table.
 pub(crate) const DIGESTS_OFFSET: u64 = CHUNK_BLOCKS as u64 * BLOCK_WORD_BYTES;
 

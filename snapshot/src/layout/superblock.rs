@@ -8,7 +8,8 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 use super::node::{Entry, NodeKind};
 use super::segment::{SEGMENTS_MAX, Segment, SegmentV2};
 use super::{
-    FORMAT_VERSION, FORMAT_VERSION_MIN, HOLDER_TABLE_BLOCK, Layout, SPARE_BLOCKS, SPARE_FIRST_BLOCK,
+    FORMAT_VERSION, FORMAT_VERSION_MIN, FORMAT_VERSION_WAITING, HOLDER_TABLE_BLOCK, Layout,
+    SPARE_BLOCKS, SPARE_FIRST_BLOCK,
 };
 use crate::error::{Error, Result};
 use crate::number::CHUNK_SIZE_BYTES;
@@ -128,6 +129,11 @@ impl SuperblockV2 {
     /// not know it do not open the pool any more.
     pub(crate) fn keeps_roots(&self) -> bool {
         self.version.get() >= 6
+    }
+
+    /// True when freed blocks of the pool wait to be cleaned, and leases are taken without a lock.
+    pub(crate) fn cleans_later(&self) -> bool {
+        self.version.get() >= FORMAT_VERSION_WAITING
     }
 
     /// Sets whether the pool may promise more than its medium has, from now on.

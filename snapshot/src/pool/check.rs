@@ -7,19 +7,21 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::catalog_lock::CatalogLock;
+use crate::cleaner_lock::CleanerLock;
 use crate::error::{Error, Result};
 use crate::handle::Pool;
 use crate::layout::HOLDER_SLOTS;
 use crate::layout::inode::{FileMap, Inode};
 use crate::layout::node::{Entry, NodeKind};
 use crate::layout::runtime::{COMMITTED_OFFSET, DIRTY, DIRTY_OFFSET, committed_generation};
+use crate::layout::segment::WAITING;
 use crate::layout::superblock::CATALOG_HEIGHT;
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, SnapshotId,
 };
 use crate::recovery::reclaim_dead_holders;
 use crate::refs::BlockNumbers;
-use crate::store::{BlockStore, WrittenCursor};
+use crate::store::{BlockStore, Fill, WrittenCursor};
 use crate::tree::{Frames, NodePlace, Role, Visitor, leaf_map, walk};
 use crate::wording::{counted, is_or_are, plural};
 
@@ -106,8 +108,13 @@ impl Visitor for Check<'_> {
     }
 }
 
+/// Number of times that a free block is looked at before it counts as wrong.
+const FREE_LOOKS: usize = 3;
+/// Number of times that the leases of a holder are counted, which changes them all the time.
+const LEASE_LOOKS: usize = 20;
+
 /// Time for which the lock is held to read free blocks, but for the end of a chunk.
-const HELD_MAX: Duration = Duration::from_millis(20);
+const HELD_MAX: Duration = Duration::from_millis(1);
 
 impl Pool {
     /// Checks every invariant: superblocks, each node and inode, each reference count against the
@@ -151,7 +158,9 @@ impl Pool {
         check.roles()?;
         check.inodes(self, &lock)?;
         let live = check.holders()?;
+        let cleaner = CleanerLock::take(self)?;
         check.counts(&live)?;
+        drop(cleaner);
         drop(lock);
         check.free_blocks(self, on_progress)?;
         let mut report = check.report;
@@ -347,21 +356,14 @@ impl Check<'_> {
         for chunk in (0..self.store.layout.chunks()).filter_map(ChunkNo::new) {
             let start = self.store.layout.block_table_offset(chunk)?;
             let any = written.overlaps(&*self.store.region, start..start + BLOCK_SIZE_BYTES)?;
-            let used = if any || self.refs.of_chunk(chunk).is_some() {
+            let (used, waiting) = if any || self.refs.of_chunk(chunk).is_some() {
                 self.chunk_counts(chunk)?
             } else {
                 // Never written: all counts are 0, as they must be.
                 self.report.blocks_checked += u64::from(CHUNK_BLOCKS);
-                0
+                (0, 0)
             };
-            let used_said = self.store.used_blocks(chunk)?;
-            if used_said != used {
-                self.find(format!(
-                    "{chunk}: the chunk table counts {} in use, and {used} {}",
-                    counted(used_said, "block"),
-                    is_or_are(used)
-                ));
-            }
+            self.chunk_fill(chunk, Fill { used, waiting })?;
             match self.store.lease_owner(chunk)? {
                 Some(slot)
                     if !live.contains_key(&slot) || !self.store.layout.is_data_chunk(chunk) =>
@@ -375,10 +377,8 @@ impl Check<'_> {
             }
         }
         for (slot, holder) in live {
-            // Its process gives leases back without asking for the lock, but takes none: the number
-            // read before the count cannot be too small.
             let found = leases.get(slot).copied().unwrap_or(0);
-            if found > holder.leases {
+            if found > holder.leases && !self.leases_agree(*slot)? {
                 let (name, said) = (&holder.name, holder.leases);
                 self.find(format!(
                     "the slot of holder '{name}' counts {}, and {} leased to it",
@@ -390,26 +390,71 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn chunk_counts(&mut self, chunk: ChunkNo) -> Result<u32> {
-        let mut used = 0;
+    /// Compares a holder's leases with its slot's number of them anew. It takes leases and gives
+    /// them back meanwhile.
+    fn leases_agree(&self, slot: u32) -> Result<bool> {
+        for _ in 0..LEASE_LOOKS {
+            let mut found = 0;
+            for chunk in self.store.layout.data_chunks() {
+                found += u32::from(self.store.lease_owner(chunk)? == Some(slot));
+            }
+            if found <= self.store.holder_slot(slot)?.leases.get() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Compares the numbers of a chunk with what they must be.
+    fn chunk_fill(&mut self, chunk: ChunkNo, is: Fill) -> Result<()> {
+        let said = self.store.fill(chunk)?;
+        if said.used != is.used {
+            self.find(format!(
+                "{chunk}: the chunk table counts {} in use, and {} {}",
+                counted(said.used, "block"),
+                is.used,
+                is_or_are(is.used)
+            ));
+        }
+        if said.waiting < is.waiting {
+            self.find(format!(
+                "{chunk}: the chunk table counts {} that {} to be cleaned, and {} {}",
+                counted(said.waiting, "block"),
+                if said.waiting == 1 { "waits" } else { "wait" },
+                is.waiting,
+                if is.waiting == 1 { "does" } else { "do" },
+            ));
+        } else if said.waiting > is.waiting && said.used == is.used {
+            // A cleaner has died. Nobody else cleans now.
+            self.store.set_fill(chunk, is)?;
+        }
+        Ok(())
+    }
+
+    /// Compares the counts of a chunk's blocks. Those that are in use, and those that wait.
+    fn chunk_counts(&mut self, chunk: ChunkNo) -> Result<(u32, u32)> {
+        let (mut used, mut waiting) = (0, 0);
         let counts = self.store.refcounts(chunk)?;
         let derived = self
             .refs
             .of_chunk(chunk)
             .unwrap_or([0; CHUNK_BLOCKS as usize]);
+        let may_wait = self.store.cleans_later && self.store.layout.is_data_chunk(chunk);
         for ((block, said), derived) in chunk.blocks().zip(counts).zip(derived) {
             self.report.blocks_checked += 1;
             used += u32::from(derived > 0);
             if derived == 0 && self.store.digest(block)? != 0 {
                 self.find(format!("{block} is in no snapshot, but has a digest"));
             }
-            if i64::from(said) != i64::from(derived) {
+            if said == WAITING && derived == 0 && may_wait {
+                waiting += 1;
+            } else if i64::from(said) != i64::from(derived) {
                 self.find(format!(
                     "{block}: its reference count is {said}, {derived} references exist"
                 ));
             }
         }
-        Ok(used)
+        Ok((used, waiting))
     }
 
     /// A free block may be given to anyone: it must not hold anyone's bytes.
@@ -443,8 +488,15 @@ impl Check<'_> {
 
     fn free_blocks_in(&mut self, bytes: Range<u64>, written: &mut WrittenCursor) -> Result<()> {
         for block in written.blocks_in(&*self.store.region, bytes)? {
-            let is_free = self.refs.get(block) == 0 && self.store.refcount(block)? == 0;
-            if is_free && !self.store.is_zero(block)? {
+            let mut is_wrong = self.refs.get(block) == 0;
+            // A holder may lease the chunk, use the block and free it at any time.
+            for _ in 0..FREE_LOOKS {
+                is_wrong = is_wrong
+                    && self.store.refcount(block)? == 0
+                    && self.store.lease_owner(block.chunk())?.is_none()
+                    && !self.store.is_zero(block)?;
+            }
+            if is_wrong {
                 self.find(format!("{block} is free, but does not read as zero"));
             }
         }

@@ -28,7 +28,7 @@ use crate::layout::{
 use crate::lock_wait::LockWaits;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
 use crate::random::random_uuid;
-use crate::recovery::{rebuild, reclaim_dead_holders};
+use crate::recovery::{end_dead_release, rebuild, reclaim_dead_holders};
 use crate::region::{
     Detected, MappedRegion, Medium, Region, available_bytes, detect, durability_limit, unfit_kind,
 };
@@ -156,28 +156,30 @@ impl Pool {
     ) -> Result<Arc<Pool>> {
         let superblock = read_current(&*region, path)?.superblock;
         region.extend(superblock.size_bytes.get(), superblock.overcommit())?;
-        let layout = superblock.layout()?;
-        let pool = Pool {
+        let mut pool = Pool {
             path: path.to_owned(),
             durability: durability_limit(&file, medium)?,
             file,
             medium,
             uuid: superblock.uuid,
             overcommit: AtomicBool::new(superblock.overcommit()),
-            store: BlockStore { region, layout },
+            store: BlockStore::new(region, &superblock)?,
             catalog: Mutex::new(CatalogMemory::default()),
             waits: LockWaits::default(),
+            cleaner: Mutex::new(()),
+            cleaner_waits: LockWaits::default(),
             writes: WriteCounters::default(),
             next_chunk: AtomicU32::new(0),
             spare_files: SpareFiles::default(),
             in_order: AtomicBool::new(false),
         };
-        pool.recover(first)?;
+        pool.store.cleans_later = pool.recover(first)?;
         pool.in_order.store(true, Ordering::Relaxed);
         Ok(Arc::new(pool))
     }
 
-    fn recover(&self, first: bool) -> Result<()> {
+    /// Puts the pool in order. True when freed blocks wait to be cleaned from now on.
+    fn recover(&self, first: bool) -> Result<bool> {
         let region = &self.store.region;
         let boot_id = boot_id();
         let mut lock = CatalogLock::take_unrecovered(self)?;
@@ -191,10 +193,12 @@ impl Pool {
             );
             rebuild(&mut lock)?;
         }
+        end_dead_release(&lock)?;
         self.cut_off_unfinished_growth(&lock)?;
         self.store.provide_spare();
         reclaim_dead_holders(&mut lock)?;
         lock.sweep_orphans(|_, _| false)?;
+        let cleans_later = self.store.cleans_later || (first && self.upgrade(&mut lock));
         fault_point(FaultPoint::OpenRecovered);
         region.write(BOOT_ID_OFFSET, &boot_id)?;
         region.store_u32(CLEAN_OFFSET, 0)?;
@@ -207,8 +211,32 @@ impl Pool {
                 path: self.path.clone(),
             });
         }
-        Ok(())
+        Ok(cleans_later)
     }
+
+    /// Makes the pool one of the newest format version, which nobody else has open. True when it
+    /// is.
+    fn upgrade(&self, lock: &mut CatalogLock<'_>) -> bool {
+        #[cfg(test)]
+        if STAYS_OLD.get() {
+            return false;
+        }
+        let upgraded = lock.upgrade();
+        if let Err(error) = &upgraded {
+            tracing::warn!(
+                %error,
+                pool = %self.path.display(),
+                "the pool stays one of an old format version"
+            );
+        }
+        upgraded.is_ok()
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Has this thread open pools of old versions as if an old program had them open, too.
+    pub(crate) static STAYS_OLD: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 fn fill(file: File, layout: &Layout, options: &CreateOptions) -> Result<()> {
@@ -269,7 +297,7 @@ pub(crate) fn format(
 /// until the pool is recovered.
 fn lock_open(file: &File, path: &Path) -> Result<bool> {
     // Whoever has it alone also has the catalog lock, but for moments.
-    LockWaits::default().until(file, path, || {
+    LockWaits::default().until(LockPlace::Catalog, file, path, || {
         if file_lock::try_lock(file, LockPlace::Open, LockMode::Exclusive)? {
             return Ok(Some(true));
         }

@@ -11,7 +11,7 @@ use crate::layout::HOLDER_SLOTS;
 use crate::layout::inode::Inode;
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
 use crate::recovery::reclaim_dead_holders;
-use crate::refs::BlockNumbers;
+use crate::refs::{BlockNumbers, references};
 use crate::tree::{Frames, Visitor, walk_maps};
 
 /// A pool's chunks, and what its snapshots have of them.
@@ -142,7 +142,7 @@ impl Pool {
                 .map(|index| index as u32),
             ..ChunkUse::default()
         };
-        let refcounts = self.store.refcounts(chunk)?;
+        let refcounts = self.store.refcounts(chunk)?.map(references);
         let snapshots = sharing.of_chunk(chunk);
         for index in 0..CHUNK_BLOCKS as usize {
             let in_snapshots = snapshots.as_ref().map_or(0, |each| each[index]).max(0) as u32;

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 pub use check::CheckReport;
 pub use create::CreateOptions;
 #[cfg(test)]
-pub(crate) use create::format;
+pub(crate) use create::{STAYS_OLD, format};
 pub use grow::{GrowOptions, Grown};
 pub use inside::{
     InodePlace, MapInside, PoolInside, Reference, SegmentInside, SnapshotInside, SuperblockInside,
@@ -49,6 +49,10 @@ impl Drop for Pool {
     /// The last one to close the pool notes that it was closed in order.
     fn drop(&mut self) {
         let close = || -> Result<()> {
+            if self.in_order.load(Ordering::Relaxed) {
+                // Whoever has freed blocks does not leave them to others.
+                self.clean_all()?;
+            }
             if !self.in_order.load(Ordering::Relaxed)
                 || !file_lock::try_lock(&self.file, LockPlace::Open, LockMode::Exclusive)?
             {

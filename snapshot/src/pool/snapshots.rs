@@ -97,16 +97,23 @@ impl SnapshotEntry {
 }
 
 impl Pool {
-    /// All snapshots, by id, with their own and shared sizes.
+    /// All snapshots, by id, with their own and shared sizes, each of a moment of its own.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`].
     pub fn snapshots(&self) -> Result<Vec<SnapshotEntry>> {
-        let mut lock = CatalogLock::take(self)?;
-        let listing = lock.listing()?;
+        let listing = CatalogLock::take(self)?.listing()?;
         let mut entries = Vec::new();
         for listed in listing.named() {
-            entries.push(self.counted(&listed.inode, listed.block)?);
+            // The lock anew for each: to count the blocks of a large one takes long.
+            let mut lock = CatalogLock::take(self)?;
+            let now = lock.listing()?;
+            // It may have been removed meanwhile.
+            if let Some(listed) = now.by_id(listed.inode.id)
+                && !listed.inode.orphan
+            {
+                entries.push(self.counted(&listed.inode, listed.block)?);
+            }
         }
         entries.sort_by_key(|entry| entry.id);
         Ok(entries)
@@ -141,11 +148,24 @@ impl Pool {
     }
 
     /// Removes a snapshot. If a living holder pins it, its name goes now and its blocks when the
-    /// last pin goes.
+    /// last pin goes. Returns when the freed blocks are clean; nobody waits for that meanwhile.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Damaged`], [`Error::Io`].
     pub fn remove(&self, name: &str) -> Result<Removed> {
+        let mut removed = self.remove_only(name);
+        if matches!(removed, Err(Error::PoolFull { .. })) {
+            // Blocks for the catalog may wait to be cleaned.
+            self.clean_all()?;
+            removed = self.remove_only(name);
+        }
+        if let Err(error) = self.clean() {
+            tracing::warn!(%error, "could not clean all freed blocks: the next user of the pool does");
+        }
+        removed
+    }
+
+    pub(crate) fn remove_only(&self, name: &str) -> Result<Removed> {
         let mut lock = CatalogLock::take(self)?;
         reclaim_dead_holders(&mut lock)?;
         let listing = lock.listing()?;

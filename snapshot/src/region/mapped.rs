@@ -5,8 +5,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use nix::errno::Errno;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
+use super::huge::{HugePages, collapse};
 use super::mapping::{DurableBy, Mapping};
 use super::reclaim::{Reclaim, page_bytes};
 use super::write_back::{OfThisHost, SyncQueue, WriteBack};
@@ -27,6 +29,7 @@ pub(crate) struct MappedRegion {
     durable_by: DurableBy,
     write_back: Box<dyn WriteBack>,
     unsynced: SyncQueue,
+    huge: HugePages,
 }
 
 impl MappedRegion {
@@ -52,6 +55,7 @@ impl MappedRegion {
             durable_by,
             write_back: Box::new(OfThisHost::new()),
             unsynced: SyncQueue::default(),
+            huge: HugePages::new(),
         })
     }
 
@@ -277,6 +281,7 @@ impl Region for MappedRegion {
 
     fn punch(&self, offset: u64, len: u64) -> Result<()> {
         self.at(offset, usize::try_from(len).unwrap_or(usize::MAX))?;
+        self.huge.forget(offset..offset + len);
         let reclaim = self.reclaim();
         let (granule, end) = (self.punch_granule_bytes(), offset + len);
         let whole = offset.next_multiple_of(granule)..end / granule * granule;
@@ -311,6 +316,13 @@ impl Region for MappedRegion {
         Ok(())
     }
 
+    fn replace_u32(&self, offset: u64, before: u32, after: u32) -> Result<bool> {
+        let (before, after) = (before.to_le(), after.to_le());
+        let word = self.word(offset)?;
+        let replaced = word.compare_exchange(before, after, Ordering::AcqRel, Ordering::Acquire);
+        Ok(replaced.is_ok())
+    }
+
     fn load_words(&self, offset: u64, into: &mut [u32]) -> Result<()> {
         let words = self.words(offset, into.len())?;
         for (value, word) in into.iter_mut().zip(words) {
@@ -340,6 +352,42 @@ impl Region for MappedRegion {
         self.at(offset, usize::try_from(len).unwrap_or(usize::MAX))?;
         holes::provide(&self.file, self.medium, offset..offset + len)?;
         Ok(())
+    }
+
+    fn make_one_page(&self, chunks: Range<u64>) -> Result<bool> {
+        let bytes = usize::try_from(chunks.end - chunks.start).unwrap_or(usize::MAX);
+        let place = self.at(chunks.start, bytes)?;
+        let fits = place.addr().is_multiple_of(CHUNK_SIZE_BYTES as usize);
+        if self.medium != Medium::Tmpfs || !fits {
+            return Ok(false);
+        }
+        Ok(self.huge.make(chunks.clone(), || {
+            // The kernel makes no huge page of a chunk that is one hole.
+            for chunk in chunks.step_by(CHUNK_SIZE_BYTES as usize) {
+                let first = chunk..chunk + BLOCK_SIZE_BYTES;
+                if !matches!(holes::provide(&self.file, self.medium, first), Ok(true)) {
+                    return Err(Errno::ENOSPC);
+                }
+            }
+            // SAFETY: `at` checked that the range is mapped; its place was just looked at.
+            unsafe { collapse(place, bytes) }
+        }))
+    }
+
+    fn may_make_one_page(&self) -> bool {
+        self.medium == Medium::Tmpfs && self.huge.may_ask()
+    }
+
+    fn is_one_page(&self, chunk: u64) -> bool {
+        self.huge.is_known(chunk)
+    }
+
+    fn want_huge_pages(&self, wanted: bool) {
+        self.huge.want(wanted);
+    }
+
+    fn huge_pages_made(&self) -> u64 {
+        self.huge.made()
     }
 
     fn set_aside(&self, range: Range<u64>) -> Result<()> {

@@ -8,11 +8,12 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use super::{Medium, available_bytes};
 use crate::error::{Error, Result};
 use crate::fault::{Resource, ask_for};
+use crate::number::CHUNK_SIZE_BYTES;
 
 /// A part of the file. When the pool grows, one more mapping follows: those before it stay where
 /// they are.
@@ -138,18 +139,30 @@ fn map_shared(
     size: NonZeroUsize,
     overcommit: bool,
 ) -> nix::Result<(NonNull<c_void>, DurableBy)> {
+    let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     let map = |mut flags: MapFlags| {
         if overcommit {
             flags |= MapFlags::MAP_NORESERVE;
         }
-        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         ask_for(Resource::Mapping).map_err(|_| Errno::ENOMEM)?;
         // SAFETY: a new mapping at an address of the kernel's choice cannot overlap memory in use.
         unsafe { mmap(None, size, prot, flags, file, offset) }
     };
     let shared = |durable_by| Ok((map(MapFlags::MAP_SHARED)?, durable_by));
     match medium {
-        Medium::Tmpfs | Medium::Hugetlbfs => shared(DurableBy::Nothing),
+        Medium::Hugetlbfs => shared(DurableBy::Nothing),
+        Medium::Tmpfs => {
+            let mut flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+            flags.set(MapFlags::MAP_NORESERVE, overcommit);
+            let place = chunk_aligned(offset as usize, size)?;
+            // SAFETY: the range was reserved for this, and nothing is in it.
+            let mapped = unsafe { mmap(Some(place.addr()), size, prot, flags, file, offset) };
+            if mapped.is_err() {
+                // SAFETY: as above.
+                let _ = unsafe { munmap(place, size.get()) };
+            }
+            Ok((mapped?, DurableBy::Nothing))
+        }
         Medium::File => {
             let mapped = shared(DurableBy::Sync)?;
             // What the kernel would read ahead of a block's neighbours counts as written from then
@@ -165,5 +178,26 @@ fn map_shared(
             Err(Errno::EOPNOTSUPP) => shared(DurableBy::Sync),
             Err(errno) => Err(errno),
         },
+    }
+}
+
+/// Reserves `size` bytes of addresses whose remainder in chunks is that of `offset`: a chunk can be
+/// mapped as one page only where its address is a multiple of its size.
+fn chunk_aligned(offset: usize, size: NonZeroUsize) -> nix::Result<NonNull<c_void>> {
+    const CHUNK: usize = CHUNK_SIZE_BYTES as usize;
+    let padded = size.checked_add(CHUNK).ok_or(Errno::ENOMEM)?;
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+    ask_for(Resource::Mapping).map_err(|_| Errno::ENOMEM)?;
+    // SAFETY: a new mapping at an address of the kernel's choice cannot overlap memory in use.
+    let start = unsafe { mmap_anonymous(None, padded, ProtFlags::PROT_NONE, flags) }?;
+    let lead = (offset % CHUNK + CHUNK - start.addr().get() % CHUNK) % CHUNK;
+    let tail = CHUNK - lead;
+    // SAFETY: parts of the new mapping that nothing uses.
+    unsafe {
+        if lead > 0 {
+            munmap(start, lead)?;
+        }
+        munmap(start.byte_add(lead + size.get()), tail)?;
+        Ok(start.byte_add(lead))
     }
 }

@@ -3,6 +3,7 @@
 mod detect;
 mod durability;
 mod holes;
+mod huge;
 mod mapped;
 mod mapping;
 mod medium;
@@ -105,6 +106,19 @@ pub(crate) trait Region: Send + Sync {
     /// Stores an aligned little-endian word atomically (release).
     fn store_u32(&self, offset: u64, value: u32) -> Result<()>;
 
+    /// Stores an aligned word if it has the value `before`, atomically. True when it did.
+    fn replace_u32(&self, offset: u64, before: u32, after: u32) -> Result<bool>;
+
+    /// Adds to an aligned word, atomically; what is carried beyond 32 bits is lost.
+    fn add_u32(&self, offset: u64, change: u32) -> Result<()> {
+        loop {
+            let before = self.load_u32(offset)?;
+            if self.replace_u32(offset, before, before.wrapping_add(change))? {
+                return Ok(());
+            }
+        }
+    }
+
     /// Loads aligned words that follow each other, as `load_u32` does each of them.
     fn load_words(&self, offset: u64, into: &mut [u32]) -> Result<()> {
         for (word, at) in into.iter_mut().zip((offset..).step_by(4)) {
@@ -134,4 +148,29 @@ pub(crate) trait Region: Send + Sync {
     /// Makes sure that the medium has memory for a range before it is written to: a store to a
     /// sparse medium that is full kills the process.
     fn provide(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Makes each chunk of a range one page of the medium with memory behind it; what they hold
+    /// stays. False when not all of them are, whatever the reason.
+    fn make_one_page(&self, _chunks: Range<u64>) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// True if it is worth calling `make_one_page`. After a refusal it is not for some time.
+    fn may_make_one_page(&self) -> bool {
+        false
+    }
+
+    /// True if the chunk at an offset became one page by `make_one_page`, and is so still as far as
+    /// this process knows.
+    fn is_one_page(&self, _chunk: u64) -> bool {
+        false
+    }
+
+    /// Sets whether `make_one_page` asks the medium. It does unless it is told not to.
+    fn want_huge_pages(&self, _wanted: bool) {}
+
+    /// Chunks that `make_one_page` found to be one page in the end.
+    fn huge_pages_made(&self) -> u64 {
+        0
+    }
 }

@@ -150,11 +150,14 @@ fn a_pool_of_version_5_becomes_one_of_version_6_when_something_foreign_arrives()
     let pool = Pool::create(&path, &options).unwrap();
     take(&pool.hold("vm").unwrap(), "own", None);
     drop(pool);
+    // As long as another process has it open, which may be of an old program.
+    let other = Pool::open(&path).unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
     as_version_5(&mut bytes);
     std::fs::write(&path, &bytes).unwrap();
 
     let pool = Pool::open(&path).unwrap();
+    drop(other);
     take(&pool.hold("vm").unwrap(), "second", None);
     assert!(!is_foreign(&pool, "own") && !is_foreign(&pool, "second"));
     assert_eq!(versions(&std::fs::read(&path).unwrap()), [5, 5]);
@@ -166,4 +169,24 @@ fn a_pool_of_version_5_becomes_one_of_version_6_when_something_foreign_arrives()
     assert_eq!(versions(&std::fs::read(&path).unwrap()), [6, 6]);
     drop(pool);
     assert_clean(&Pool::open(&path).unwrap());
+    assert!(versions(&std::fs::read(&path).unwrap()).contains(&7));
+}
+
+#[test]
+fn a_pool_of_version_5_becomes_one_of_version_7_for_who_opens_it_alone() {
+    let bench = pool_of(16 << 20);
+    let path = bench.pool.path().to_owned();
+    take(&bench.pool.hold("vm").unwrap(), "own", None);
+    drop(bench.pool);
+    let mut bytes = std::fs::read(&path).unwrap();
+    as_version_5(&mut bytes);
+    std::fs::write(&path, &bytes).unwrap();
+    let pool = Pool::open(&path).unwrap();
+    assert!(versions(&std::fs::read(&path).unwrap()).contains(&7));
+    let own = pool.find("own").unwrap().own_bytes.unwrap();
+    let freed = pool.remove("own").unwrap().blocks_freed * BLOCK_SIZE_BYTES;
+    assert!(freed >= own);
+    assert!(pool.lock_use().bytes_cleaned >= freed);
+    assert_eq!(pool.lock_use().bytes_cleaned_locked, 0);
+    assert_clean(&pool);
 }

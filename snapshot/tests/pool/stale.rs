@@ -54,7 +54,7 @@ impl<'h> Ring<'h> {
     /// The next epoch; the chunk that the copy went to.
     fn go_on(&mut self) -> ChunkNo {
         self.number += 1;
-        let copy = self.vm.alloc_chunk_for_copy().unwrap();
+        let copy = self.vm.alloc_chunk_for_copy().unwrap().chunk;
         self.vm.copy_chunk(self.current, copy).unwrap();
         self.current = copy;
         self.write();
@@ -151,5 +151,91 @@ fn what_is_not_copied_for_is_not_kept() {
         ring.checkpoint();
         assert!(!is_kept(pool));
     }
+    assert_clean(pool);
+}
+
+/// Makes chunks ready, if the kernel can make huge pages of a tmpfs here.
+fn make_ready(pool: &Pool, vm: &Holder, count: usize) -> bool {
+    vm.make_ready(count).unwrap();
+    let made = pool.huge_pages_made();
+    if made == 0 {
+        eprintln!("SKIPPED: no huge pages of a tmpfs here");
+    }
+    made > 0
+}
+
+#[test]
+fn chunks_that_are_ready_are_one_page_and_the_holders_own() {
+    let bench = pool_of(64 << 20);
+    let pool = &bench.pool;
+    let vm = pool.hold("vm").unwrap();
+    let source = vm.alloc_chunk().unwrap();
+    fill(&vm, source.block(7), 7);
+    if !make_ready(pool, &vm, 3) {
+        return;
+    }
+    assert_eq!(pool.huge_pages_made(), 3);
+    vm.make_ready(3).unwrap();
+    assert_eq!(pool.huge_pages_made(), 3, "some are there");
+    assert_clean(pool);
+    for _ in 0..3 {
+        let target = vm.alloc_chunk_for_copy().unwrap();
+        assert!(target.one_page);
+        assert!(target.chunk.blocks().all(|block| content(pool, block) == 0));
+        vm.copy_chunk(source, target.chunk).unwrap();
+        assert_eq!(content(pool, target.chunk.block(7)), 7);
+        // A part of a page can be given back alone.
+        vm.free_blocks(&target.chunk.blocks().take(8).collect::<Vec<_>>());
+        assert_eq!(content(pool, target.chunk.block(7)), 0);
+    }
+    assert!(!vm.alloc_chunk_for_copy().unwrap().one_page);
+    assert_clean(pool);
+}
+
+#[test]
+fn chunks_that_are_ready_and_not_used_are_given_back_zeroed() {
+    let bench = pool_of(64 << 20);
+    let pool = &bench.pool;
+    let vm = pool.hold("vm").unwrap();
+    let free = pool.status().unwrap().free_blocks;
+    if !make_ready(pool, &vm, 4) {
+        return;
+    }
+    assert!(is_kept(pool));
+    assert!(!vm.give_back_stale().unwrap(), "they were made just now");
+    assert!(vm.give_back_stale().unwrap());
+    assert_eq!(pool.status().unwrap().free_blocks, free);
+    assert!(make_ready(pool, &vm, 4));
+    drop(vm);
+    assert_eq!(pool.status().unwrap().free_blocks, free);
+    assert_clean(pool);
+}
+
+#[test]
+fn no_more_is_made_ready_than_the_pool_has() {
+    let bench = pool_of(16 << 20);
+    let pool = &bench.pool;
+    let vm = pool.hold("vm").unwrap();
+    vm.make_ready(64).unwrap();
+    let mut chunks = Vec::new();
+    while let Ok(target) = vm.alloc_chunk_for_copy() {
+        chunks.push(target.chunk);
+    }
+    chunks
+        .iter()
+        .for_each(|chunk| assert!(chunk.blocks().all(|block| content(pool, block) == 0)));
+    drop(vm);
+    assert_clean(pool);
+}
+
+#[test]
+fn who_wants_no_huge_pages_gets_ordinary_chunks() {
+    let bench = pool_of(64 << 20);
+    let pool = &bench.pool;
+    pool.want_huge_pages(false);
+    let vm = pool.hold("vm").unwrap();
+    vm.make_ready(3).unwrap();
+    assert_eq!(pool.huge_pages_made(), 0);
+    assert!(!vm.alloc_chunk_for_copy().unwrap().one_page);
     assert_clean(pool);
 }

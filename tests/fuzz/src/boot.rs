@@ -112,6 +112,9 @@ pub fn run(input: &[u8]) {
             s5_type: 5,
             reset_port: 0x602,
             reset_value: 1,
+            events_port: 0x603,
+            button_pressed: 1,
+            gsi: 3,
         },
     };
     let parts = BootParts {

@@ -94,6 +94,10 @@ impl VmControl for CountingVm {
         self.pause()
     }
 
+    fn power_button(&self, press: bool) -> Result<bool, VmError> {
+        self.pause().map(|()| press)
+    }
+
     fn stop(&self) -> Result<(), VmError> {
         self.pause()
     }
@@ -104,6 +108,7 @@ impl VmControl for CountingVm {
             name: request.name.chars().take(64).collect(),
             phases: Vec::new(),
             pause_us: 0.0,
+            held_us_max: 1_240.0,
             total_us: 0.0,
             frames_mapped: 0,
             frames_new: 0,
@@ -143,6 +148,7 @@ impl VmControl for CountingVm {
             lasted_us: 0.0,
             pause_us_mean: 0.0,
             pause_us_max: 0.0,
+            held_us_max: 1_240.0,
             total_us_mean: 0.0,
             phases_mean: Vec::new(),
         })

@@ -26,10 +26,16 @@ pub fn run(arguments: BenchArguments) -> Result<(), VmError> {
     if let Some(dir) = &out {
         check_out(dir, arguments.force)?;
     }
+    // Before hours of measurements, too.
+    let earlier = arguments.merge.as_deref().map(read).transpose()?;
     let report = match &arguments.from {
         Some(path) => read(path)?,
         // As it is kept: both show the same numbers.
         None => Bench::of(&measure(arguments)?).report(),
+    };
+    let report = match earlier {
+        Some(earlier) => report.merged_into(earlier),
+        None => report,
     };
     if let Some(dir) = &out {
         write(&report, dir)?;

@@ -6,7 +6,7 @@
 //! Signals, umask, terminal and working directory are its own. The wait has a limit: a process
 //! that is stopped or does nothing is named, and left to itself.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -31,6 +31,8 @@ use super::{error, sys};
 /// Variable that marks the process that becomes the VM process, and its values: the command goes
 /// when the guest runs, or it stays as the VM's console (`attended`).
 const CHILD_MARK: &str = "NVVMM_DETACHED_CHILD";
+/// Variable with the name of the VM, where the arguments name several.
+const COPY_NAME: &str = "NVVMM_COPY_NAME";
 const LEFT_ALONE: &str = "1";
 const ATTENDED: &str = "attended";
 /// Milliseconds of silence after which the VM process is looked at.
@@ -70,6 +72,8 @@ pub fn is_attended() -> bool {
 pub struct Started {
     /// Its VM.
     pub status: VmStatus,
+    /// Things to tell the user about it.
+    pub warnings: Vec<VmError>,
     /// The process.
     pub process: Child,
     /// Reports that are to come.
@@ -78,15 +82,31 @@ pub struct Started {
 
 /// Starts the VM process and waits for its report.
 pub fn start_and_wait() -> Result<VmStatus, VmError> {
-    start(LEFT_ALONE).map(|started| started.status)
+    let started = start(LEFT_ALONE, None)?;
+    started.warnings.iter().for_each(error::warn);
+    Ok(started.status)
+}
+
+/// Starts one of several VM processes, and waits for its report; gives its warnings, too.
+pub fn start_one(name: Option<&str>) -> Result<(VmStatus, Vec<VmError>), VmError> {
+    let started = start(LEFT_ALONE, name)?;
+    Ok((started.status, started.warnings))
+}
+
+/// The name that the command gave this VM process, which is one of several.
+pub fn copy_name() -> Option<String> {
+    let name = is_child().then(|| std::env::var(COPY_NAME).ok());
+    name.flatten()
 }
 
 /// The same for a command that stays as the VM's console.
 pub fn start_attended() -> Result<Started, VmError> {
-    start(ATTENDED)
+    let started = start(ATTENDED, None)?;
+    started.warnings.iter().for_each(error::warn);
+    Ok(started)
 }
 
-fn start(mark: &str) -> Result<Started, VmError> {
+fn start(mark: &str, name: Option<&str>) -> Result<Started, VmError> {
     let failed = |e: io::Error| VmError::io("start the VM process", &e);
     // Otherwise the system forgets how the VM process ended.
     sys::take_default_action(libc::SIGCHLD).map_err(failed)?;
@@ -94,9 +114,10 @@ fn start(mark: &str) -> Result<Started, VmError> {
         .arg0("nvvmm")
         .args(std::env::args_os().skip(1))
         .env_clear()
-        .envs(std::env::vars_os().filter(|(name, _)| is_for_vm_process(name)))
+        .envs(kept_variables())
         .envs(runtime_dir())
         .env(CHILD_MARK, mark)
+        .envs(name.map(|name| (COPY_NAME, name)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -109,14 +130,12 @@ fn start(mark: &str) -> Result<Started, VmError> {
     let took = TimeText(began.elapsed());
     tracing::info!("the VM process {pid} reported after {took}");
     match serde_json::from_str(&line) {
-        Ok(Report::Ready { status, warnings }) => {
-            warnings.iter().for_each(error::warn);
-            Ok(Started {
-                status: *status,
-                process: child,
-                reports,
-            })
-        }
+        Ok(Report::Ready { status, warnings }) => Ok(Started {
+            status: *status,
+            warnings,
+            process: child,
+            reports,
+        }),
         Ok(Report::Failed { error }) => {
             // It is about to end, and its remains go with this process if it does not.
             end_of(&mut child).map_err(failed)?;
@@ -130,9 +149,16 @@ fn start(mark: &str) -> Result<Started, VmError> {
     }
 }
 
+/// Variables of this process that are for a VM process, or for a command in the background.
+pub fn kept_variables() -> impl Iterator<Item = (OsString, OsString)> {
+    let own = [CHILD_MARK, COPY_NAME];
+    let variables = std::env::vars_os();
+    variables.filter(move |(name, _)| is_for_vm_process(name) && !own.iter().any(|own| name == own))
+}
+
 /// The variable of the runtime directory, if it is set: the VM process may change its working
 /// directory.
-fn runtime_dir() -> Option<(&'static str, PathBuf)> {
+pub fn runtime_dir() -> Option<(&'static str, PathBuf)> {
     const VARIABLE: &str = "NVVMM_RUNTIME_DIR";
     let set = std::env::var_os(VARIABLE).filter(|path| !path.is_empty())?;
     Some((VARIABLE, std::path::absolute(set).ok()?))

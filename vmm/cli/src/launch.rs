@@ -1,7 +1,6 @@
 //! `nvvmm run` and `nvvmm restore`: this process becomes a VM process, or starts one: with
 //! `--detach`, and on a terminal, where it is the VM's console.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::{IsTerminal, Write, stdin};
 use std::os::fd::OwnedFd;
@@ -13,11 +12,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::prctl::set_name;
 use nix::unistd::pipe2;
 use nvvmm::control::life::LifeStart;
 use nvvmm::control::past::KeptLife;
-use nvvmm::control::unlisted::process_name;
 use nvvmm::control::{Claim, NameChoice, RuntimeDir, VmControl, VmOrigin, VmState, VmStatus};
 use nvvmm::error::check_path_is_text;
 use nvvmm::spec::files::BootFile;
@@ -34,8 +31,11 @@ use super::json::vm::Vm;
 use super::privileges::{self, Account, as_user};
 use super::start_checks::{PoolNeed, pool_for};
 use super::terminal::tell;
-use super::vm_process::{ConsoleMode, LIFE, VmProcess};
-use super::{attended, detach, error, file_size, output, process_commands, restore_notes, sandbox};
+use super::vm_process::{Begin, ConsoleMode, LIFE, VmProcess, set_process_name};
+use super::{
+    attended, copies, detach, error, file_size, output, process_commands, restore_notes, sandbox,
+    spares,
+};
 
 /// `nvvmm run`.
 pub fn run(arguments: RunArguments, given: &Given) -> Result<ExitCode, VmError> {
@@ -80,8 +80,28 @@ pub fn restore(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, V
             },
         );
     }
+    if !detach::is_child() {
+        if let Some(count) = arguments.count {
+            return copies::run(&arguments, count, given);
+        }
+        if let Some(pool) = spares::pool_of(&arguments) {
+            let name = arguments.start.name.as_deref();
+            let snapshot = arguments.snapshot.clone();
+            let code = match spares::take(&arguments, (&pool, name), given)? {
+                Some(status) => told(&arguments.start, &status)?,
+                None => restore_anew(arguments, given)?,
+            };
+            spares::refill(&pool, &snapshot);
+            return Ok(code);
+        }
+    }
+    restore_anew(arguments, given)
+}
+
+fn restore_anew(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, VmError> {
     let RestoreArguments {
         snapshot,
+        count: _,
         into: _,
         attach: _,
         window: _,
@@ -137,15 +157,22 @@ impl Given {
 
     /// The beginning of the record of the VM, whose name is not known yet.
     fn begin(&self, source: &VmSource, pool: &Path) -> LifeStart {
-        let arguments = self.arguments.clone();
-        LifeStart {
-            directory: self.directory.clone(),
-            pool: pool.to_str().map(str::to_owned),
-            snapshot: match source {
+        self.begin_from(
+            match source {
                 VmSource::Boot(_) => None,
                 VmSource::Restore(restore) => Some(restore.snapshot.clone()),
             },
-            ..LifeStart::now("", arguments)
+            pool,
+        )
+    }
+
+    /// The same for a VM of this snapshot.
+    pub(super) fn begin_from(&self, snapshot: Option<String>, pool: &Path) -> LifeStart {
+        LifeStart {
+            directory: self.directory.clone(),
+            pool: pool.to_str().map(str::to_owned),
+            snapshot,
+            ..LifeStart::now("", self.arguments.clone())
         }
     }
 }
@@ -173,15 +200,7 @@ fn launch(
         };
     }
     if start.detach {
-        let status = detach::start_and_wait()?;
-        if start.json {
-            output::print_json(&Vm::of(&status))?
-        } else if start.quiet {
-            output::print_names(&[&status.name])?
-        } else {
-            output::print(&started_text(&status))?
-        }
-        restore_notes::tell_of(&status);
+        return told(&start, &detach::start_and_wait()?);
     } else if console == ConsoleChoice::Stdio && stdin().is_terminal() {
         return attended::run(|status| {
             foreground_text(status, true) + &restore_notes::text_of(status)
@@ -189,6 +208,19 @@ fn launch(
     } else {
         be_vm(&start, account, (need, given), console, source)?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints that a VM in the background runs.
+fn told(start: &StartArguments, status: &VmStatus) -> Result<ExitCode, VmError> {
+    if start.json {
+        output::print_json(&Vm::of(status))?
+    } else if start.quiet {
+        output::print_names(&[&status.name])?
+    } else {
+        output::print(&started_text(status))?
+    }
+    restore_notes::tell_of(status);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -243,7 +275,7 @@ fn be_background_vm(
     let on_control = |control| ending.can_ask(control);
     let exit = process.run(
         ConsoleMode::SocketOnly,
-        (start.paused, start.on_reboot.into()),
+        begin_of(start),
         on_control,
         |status| {
             tracing::info!("{}", up_text(status));
@@ -286,8 +318,7 @@ fn be_vm(
     };
     let mut printed = Ok(());
     let on_control = |control| ending.can_ask(control);
-    let how = (start.paused, start.on_reboot.into());
-    let exit = process.run(mode, how, on_control, |status| {
+    let exit = process.run(mode, begin_of(start), on_control, |status| {
         if start.json {
             printed = output::print_json(&Vm::of(status));
         } else {
@@ -329,19 +360,17 @@ fn claim(
     })
 }
 
-/// Names this process after its VM, for `ps` and `top`.
-fn set_process_name(vm: &str) {
-    // It is for people. Names of VMs have no NUL.
-    if let Ok(name) = CString::new(process_name(vm)) {
-        let _ = set_name(&name);
+fn begin_of(start: &StartArguments) -> Begin {
+    Begin {
+        paused: start.paused,
+        on_reboot: start.on_reboot.into(),
+        on_standby: None,
     }
 }
 
 fn name_choice(start: &StartArguments) -> NameChoice {
-    start
-        .name
-        .clone()
-        .map_or(NameChoice::MadeUp, NameChoice::Given)
+    let name = detach::copy_name().or_else(|| start.name.clone());
+    name.map_or(NameChoice::MadeUp, NameChoice::Given)
 }
 
 /// The files to boot from, with absolute paths.
@@ -405,21 +434,21 @@ fn readable_disks(disks: Vec<DiskSpec>) -> Result<Vec<DiskSpec>, VmError> {
 
 /// Ends this VM process when the user asks for it by a signal.
 #[derive(Default)]
-struct Ending {
+pub(super) struct Ending {
     control: OnceLock<Arc<dyn VmControl>>,
     asked: AtomicBool,
 }
 
 impl Ending {
     /// The VM can be asked to stop from now on.
-    fn can_ask(&self, control: Arc<dyn VmControl>) {
+    pub(super) fn can_ask(&self, control: Arc<dyn VmControl>) {
         let _ = self.control.set(control);
     }
 
     /// The first time, the way that `nvvmm stop` goes. A VM that is not up yet, or that is asked a
     /// second time, is ended at once: the pool gives back what a dead process held. Never
     /// waits, so that the second time is heard.
-    fn ask(self: &Arc<Self>, signal: i32) {
+    pub(super) fn ask(self: &Arc<Self>, signal: i32) {
         if self.asked.swap(true, Ordering::SeqCst) {
             end_now(signal);
         }
@@ -435,7 +464,7 @@ impl Ending {
         }
     }
 
-    fn ask_on_signals(self: &Arc<Self>, signals: &[i32]) -> Result<(), VmError> {
+    pub(super) fn ask_on_signals(self: &Arc<Self>, signals: &[i32]) -> Result<(), VmError> {
         let failed = |e: std::io::Error| VmError::io("take signals", &e);
         let mut signals = Signals::new(signals).map_err(failed)?;
         let ending = Arc::clone(self);
@@ -527,7 +556,7 @@ fn up_text(status: &VmStatus) -> String {
     format!("{name} {state} (pid {pid}){from}")
 }
 
-fn exit_text(name: &str, exit: &VmExit) -> String {
+pub(super) fn exit_text(name: &str, exit: &VmExit) -> String {
     match exit {
         VmExit::PoweredOff => format!("{name} switched itself off"),
         VmExit::Rebooted => format!("the guest of {name} rebooted, and its VM ended"),

@@ -12,6 +12,7 @@ mod bench_command;
 mod completion;
 mod confine;
 mod console;
+mod copies;
 mod core_dump;
 mod cp;
 mod cp_tree;
@@ -56,6 +57,8 @@ mod send_command;
 mod shutdown_command;
 mod snapshot_commands;
 mod snapshot_tree;
+mod spare_command;
+mod spares;
 mod start_checks;
 mod start_command;
 mod start_warnings;
@@ -97,8 +100,11 @@ pub fn run() -> ExitCode {
     };
     let runs_vm = matches!(
         arguments.command,
-        Command::Run(_) | Command::Restore(_) | Command::Start(_)
+        Command::Run(_) | Command::Restore(_) | Command::Start(_) | Command::Spare(_)
     );
+    if runs_vm {
+        sys::keep_one_heap();
+    }
     // Before anything is opened. A VM process needs nothing else of its caller's.
     let closed = match runs_vm {
         true => detach::close_inherited(),
@@ -131,6 +137,9 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         Command::Run(run) => return launch::run(run, &launch::Given::to_this_process()),
         Command::Restore(restore) => {
             return launch::restore(restore, &launch::Given::to_this_process());
+        }
+        Command::Spare(spare) => {
+            return spare_command::run(spare, &launch::Given::to_this_process());
         }
         Command::Start(start) => return start_command::run(&start),
         Command::Ps(ps) => vm_commands::ps(ps)?,

@@ -123,6 +123,14 @@ impl Chosen {
         Self(chosen)
     }
 
+    /// All names.
+    ///
+    /// # Errors
+    /// That of the first pattern which matches nothing.
+    pub fn names(self) -> Result<Vec<String>, VmError> {
+        self.0.into_iter().collect()
+    }
+
     /// Calls `act` for one name after the other, also after one has failed. Prints each error; the
     /// exit code is that of the first.
     pub fn each(self, mut act: impl FnMut(&str) -> Result<(), VmError>) -> ExitCode {

@@ -17,7 +17,7 @@ use nvvmm_snapshot::{ProcessState, ProcessText};
 use super::args::{LogsArguments, RmVmArguments, WaitArguments};
 use super::error::EXIT_FAILED;
 use super::json::vm::Vm;
-use super::names::{Choice, Chosen, Kind};
+use super::names::{self, Choice, Chosen, Kind};
 use super::output;
 use super::ps_table::Row;
 use super::terminal::{shown, tell};
@@ -300,7 +300,10 @@ impl Waited {
 /// `nvvmm wait`.
 pub fn wait(arguments: &WaitArguments) -> Result<ExitCode, VmError> {
     let dir = RuntimeDir::of_user()?;
-    let found = arguments.vms.iter().map(|name| Waited::find(&dir, name));
+    let choice = arguments.names.choice(false);
+    let chosen = Chosen::of(&choice, Kind::Vm, &names::running(&dir)?);
+    let chosen = chosen.names()?;
+    let found = chosen.iter().map(|name| Waited::find(&dir, name));
     let mut waited = found.collect::<Result<Vec<_>, _>>()?;
     let begun = Instant::now();
     let mut looked = begun;

@@ -15,6 +15,7 @@ fn status() -> RingStatus {
         lasted_us: 1.2e6,
         pause_us_mean: 640.0,
         pause_us_max: 2_100.0,
+        held_us_max: 1_240.0,
         total_us_mean: 3_000.0,
         phases_mean: Vec::new(),
     }

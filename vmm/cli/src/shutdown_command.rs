@@ -1,7 +1,8 @@
 //! `nvvmm shutdown`: asks the guest to switch itself off, and waits until it has.
 //!
-//! The machine has no power button: the request goes to the agent, which runs `poweroff`. A guest
-//! that does not follow runs on, or its VM process is killed if the user said so.
+//! Presses the machine's power button, then has the agent run `poweroff`. A guest without an agent
+//! may still follow the button. One that does not follow at all runs on, or its VM process is
+//! killed if the user said so.
 
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -17,20 +18,26 @@ use nvvmm_protocol::{Ended, Exec, FailedBecause, FromAgent, ToAgent, receive, se
 
 use super::args::ShutdownArguments;
 use super::names::{self, Chosen, Kind};
+use super::spares;
 use super::terminal::tell;
-use super::vm_commands::kill_one;
+use super::vm_commands::{connect, kill_one};
 
 /// Program that switches a guest off.
 const PROGRAM: &str = "poweroff";
 /// Longest text of the program that an error repeats, in bytes.
 const SAID_BYTES_MAX: usize = 500;
 const POLL: Duration = Duration::from_millis(50);
+/// Time in which a guest that has a driver for the power button reads that it was pressed.
+const BUTTON_PATIENCE: Duration = Duration::from_secs(2);
 
 /// `nvvmm shutdown`.
 pub fn run(arguments: &ShutdownArguments) -> Result<ExitCode, VmError> {
     let dir = RuntimeDir::of_user()?;
     let choice = arguments.names.choice(arguments.force);
     let chosen = Chosen::of(&choice, Kind::Vm, &names::running(&dir)?);
+    if arguments.names.all {
+        spares::end_those_of(&dir, |_| true)?;
+    }
     Ok(
         chosen.each_at_once(|vm| match shut_down(&dir, vm, arguments.timeout) {
             Err(failure) if arguments.force && failure.kind == ErrorKind::Refused => {
@@ -48,22 +55,81 @@ pub fn run(arguments: &ShutdownArguments) -> Result<ExitCode, VmError> {
 fn shut_down(dir: &RuntimeDir, vm: &str, timeout: Duration) -> Result<(), VmError> {
     let until = Instant::now() + timeout;
     let entry = dir.find(vm)?;
-    let answer = ask(&entry, timeout).map_err(|e| not_asked(vm, &e.message, e.remedy))?;
-    let mut asked = false;
+    let button = Button::press(&entry);
+    let mut answer = match ask(&entry, timeout) {
+        Ok(answer) => Some(answer),
+        Err(error) => {
+            button.must_be_heard(dir, vm, until, error.message, error.remedy)?;
+            None
+        }
+    };
     while dir.is_living(vm)? {
         if Instant::now() >= until {
             return Err(not_in_time(vm, timeout));
         }
-        match answer.recv_timeout(POLL) {
-            Ok(Answer::Asked) => asked = true,
-            Ok(Answer::Failed(why)) => return Err(not_asked(vm, &why, None)),
+        match answer.as_ref().map(|answer| answer.recv_timeout(POLL)) {
+            Some(Ok(Answer::Asked)) => tracing::debug!(vm, "the agent has asked the guest"),
+            Some(Ok(Answer::Failed(why))) => {
+                button.must_be_heard(dir, vm, until, why, None)?;
+                answer = None;
+            }
             // Its stream ends when the guest ends its programs.
-            Err(RecvTimeoutError::Disconnected) => thread::sleep(POLL),
-            Err(RecvTimeoutError::Timeout) => {}
+            Some(Err(RecvTimeoutError::Disconnected)) | None => thread::sleep(POLL),
+            Some(Err(RecvTimeoutError::Timeout)) => {}
         }
     }
-    tracing::debug!(vm, asked, "the guest is off");
+    tracing::debug!(vm, "the guest is off");
     Ok(())
+}
+
+/// The VM's power button, which was pressed, or why it could not be.
+struct Button<'a> {
+    entry: &'a Entry,
+    pressed: Result<Instant, VmError>,
+}
+
+impl<'a> Button<'a> {
+    fn press(entry: &'a Entry) -> Self {
+        let pressed = connect(entry).and_then(|mut vm| vm.power_button(true));
+        Self {
+            entry,
+            pressed: pressed.map(|_| Instant::now()),
+        }
+    }
+
+    /// Waits until the guest has read that the button was pressed: it has a driver for it.
+    ///
+    /// # Errors
+    /// It has not read that in time; or the agent's failure, if nothing was pressed.
+    fn must_be_heard(
+        &self,
+        dir: &RuntimeDir,
+        vm: &str,
+        until: Instant,
+        why: String,
+        remedy: Option<String>,
+    ) -> Result<(), VmError> {
+        let pressed = match &self.pressed {
+            Ok(pressed) => *pressed,
+            Err(error) => {
+                tracing::debug!(vm, %error, "the power button could not be pressed");
+                return Err(not_asked(vm, &why, remedy));
+            }
+        };
+        let until = until.min(pressed + BUTTON_PATIENCE);
+        loop {
+            let unread = connect(self.entry).and_then(|mut vm| vm.power_button(false));
+            match unread {
+                Ok(false) => return Ok(()),
+                Err(_) if !dir.is_living(vm)? => return Ok(()),
+                _ if Instant::now() >= until => {
+                    let why = format!("{why}, and it has no driver for the power button");
+                    return Err(not_asked(vm, &why, remedy));
+                }
+                _ => thread::sleep(POLL),
+            }
+        }
+    }
 }
 
 /// The program's end, as the agent reports it.

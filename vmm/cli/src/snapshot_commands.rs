@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use nvvmm::control::RuntimeDir;
+use nvvmm::control::spares::SpareOrder;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Error, Pool, Removed, SnapshotEntry, SnapshotKind};
 
@@ -10,7 +11,7 @@ use super::args::{PoolOption, RmArguments};
 use super::names::{Chosen, Kind};
 use super::output::{self, Column};
 use super::snapshot_tree::{self, TreeNode};
-use super::{json, pool_path};
+use super::{json, pool_path, spares};
 
 /// `nvvmm snapshots`.
 pub fn list(option: &PoolOption, quiet: bool, as_json: bool) -> Result<(), VmError> {
@@ -105,10 +106,18 @@ pub fn remove(arguments: &RmArguments) -> Result<ExitCode, VmError> {
         false => Vec::new(),
     };
     let chosen = Chosen::of(&arguments.choice(), Kind::Snapshot, &there);
+    let spares = |name: &str| {
+        // They keep the blocks of the snapshot.
+        let is_meant = |order: &SpareOrder| order.pool == pool.path() && order.snapshot == name;
+        spares::end_those_of(&RuntimeDir::of_user()?, is_meant)
+    };
     let mut removed = Vec::new();
     let code = chosen.each(|name| {
         if arguments.dry_run {
             return would_remove(name, &there, arguments.force);
+        }
+        if pool.find(name).is_ok() {
+            spares(name)?;
         }
         match pool.remove(name) {
             Ok(done) => removed.push(removed_name(name, done)),

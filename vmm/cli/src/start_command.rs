@@ -60,6 +60,8 @@ pub fn run(arguments: &StartAgainArguments) -> Result<ExitCode, VmError> {
         }
         Command::Restore(mut restore) => {
             again(&mut restore.start);
+            // It was one of several.
+            restore.count = None;
             launch::restore(restore, &given)
         }
         _ => Err(not_startable(

@@ -119,3 +119,22 @@ pub fn landlock_abi() -> u32 {
     };
     u32::try_from(abi).unwrap_or(0)
 }
+
+/// Has all threads of this process allocate from one heap. Each other one would take memory that
+/// nobody uses, and a page of page tables.
+pub fn keep_one_heap() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: changes a setting of the allocator, which may be done at any time.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    }
+}
+
+/// Gives the free memory of the heap back to the system.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: gives back pages that are in no allocation.
+        unsafe { libc::malloc_trim(0) };
+    }
+}

@@ -18,7 +18,7 @@ use super::names::{self, Chosen, Kind};
 use super::output;
 use super::ps_table::{self, Columns, Row};
 use super::terminal::{shown_in_line, tell};
-use super::{json, outside_disks, past_commands, process_commands, ring_commands};
+use super::{json, outside_disks, past_commands, process_commands, ring_commands, spares};
 
 /// Time that a VM process has to end once it has agreed to.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -46,7 +46,8 @@ pub fn ps(arguments: PsArguments) -> Result<(), VmError> {
     if arguments.quiet {
         return print_names(&dir, arguments.all);
     }
-    let entries = dir.entries()?;
+    let mut entries = dir.entries()?;
+    entries.extend(dir.spares()?);
     // One thread each: a VM that does not answer costs its timeout once, not once per VM.
     let listed: Vec<Listed> = thread::scope(|scope| {
         let asked: Vec<_> = entries
@@ -120,6 +121,9 @@ fn ask(entry: &Entry) -> Listed {
     match vm.status() {
         Ok(mut status) => {
             name_who_is_waited_for(&mut status);
+            if status.state == VmState::Spare {
+                status.name.clone_from(&entry.paths.name);
+            }
             Listed::Answered(Box::new(status))
         }
         Err(error) => silent(entry, &error),
@@ -203,7 +207,12 @@ fn notice_line(name: &str, notice: &str) -> String {
 fn ps_row(vm: &Listed) -> Row {
     match vm {
         Listed::Answered(status) => {
-            let mut row = Row::new(&status.name, state_text(status.state));
+            // It has no name that a command takes.
+            let name = match status.state {
+                VmState::Spare => "-",
+                _ => &status.name,
+            };
+            let mut row = Row::new(name, state_text(status.state));
             row.pid = status.pid.to_string();
             row.vcpus = status.vcpus.to_string();
             row.memory = output::size(status.memory_bytes);
@@ -247,6 +256,7 @@ fn state_text(state: VmState) -> &'static str {
         VmState::Paused => "paused",
         VmState::NoSpace => "no-space",
         VmState::Waiting => "waiting",
+        VmState::Spare => "spare",
         VmState::Stopping => "stopping",
     }
 }
@@ -274,6 +284,9 @@ pub fn stop(arguments: &StopArguments) -> Result<ExitCode, VmError> {
     let dir = RuntimeDir::of_user()?;
     let choice = arguments.names.choice(arguments.force);
     let chosen = Chosen::of(&choice, Kind::Vm, &names::running(&dir)?);
+    if arguments.names.all {
+        spares::end_those_of(&dir, |_| true)?;
+    }
     Ok(match arguments.force {
         true => chosen.each(|vm| kill_one(&dir, vm)),
         false => chosen.each(|vm| stop_one(&dir, vm)),
@@ -292,7 +305,11 @@ fn stop_one(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
 /// `nvvmm kill`.
 pub fn kill(arguments: &VmsArguments) -> Result<ExitCode, VmError> {
     let dir = RuntimeDir::of_user()?;
-    Ok(chosen(arguments, &dir)?.each(|vm| kill_one(&dir, vm)))
+    let chosen = chosen(arguments, &dir)?;
+    if arguments.names.all {
+        spares::end_those_of(&dir, |_| true)?;
+    }
+    Ok(chosen.each(|vm| kill_one(&dir, vm)))
 }
 
 /// Kills a VM process, and waits until it is gone.
@@ -463,6 +480,10 @@ fn snapshot_details(report: &SnapshotReport) -> String {
         text.push_str(&format!(", {paused} of it in the pause"));
     }
     text.push('\n');
+    text.push_str(&format!(
+        "  accesses of the guest held for at most {}\n",
+        output::time_us(report.held_us_max)
+    ));
     text.push_str(&format!(
         "  machine state {}, metadata {}\n",
         output::size(report.state_bytes),

@@ -108,6 +108,7 @@ fn a_snapshot_report_says_what_counts() {
             },
         ],
         pause_us: 812.0,
+        held_us_max: 1_240.0,
         total_us: 3_210.0,
         frames_mapped: 25_600,
         frames_new: 256,
@@ -128,6 +129,7 @@ fn a_snapshot_report_says_what_counts() {
     assert_eq!(
         snapshot_details(&report),
         "\x20 memory 100.0 MiB shared by reference (1.0 MiB of it new), 0 B copied\n\
+         \x20 accesses of the guest held for at most 1.24 ms\n\
          \x20 machine state 40.0 KiB, metadata 12.0 KiB\n\
          \x20 durability process\n\
          \x20 PauseVcpus            40 µs\n\

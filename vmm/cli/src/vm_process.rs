@@ -3,6 +3,7 @@
 //! At first it is a launcher: [`VmProcess::open`] opens everything and confines the process
 //! (`sandbox`), which has one thread until then. [`VmProcess::run`] builds the VM and runs it.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -10,9 +11,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::prctl::set_name;
 use nvvmm::checkpoint::report::GuestClock;
 use nvvmm::control::life::{End, LifeFile};
 use nvvmm::control::past::KeptLife;
+use nvvmm::control::unlisted::process_name;
 use nvvmm::control::{Claim, ControlServer, SandboxStatus, VmControl, VmRuntimePaths, VmStatus};
 use nvvmm::cow::Techniques;
 use nvvmm::spec::files::OpenedFiles;
@@ -24,7 +27,7 @@ use nvvmm_snapshot::Pool;
 
 use super::privileges::{Account, as_user};
 use super::sandbox::{self, Helper};
-use super::start_warnings;
+use super::{start_warnings, sys};
 
 /// Target of the log lines about the life of a VM, which a VM in the background always writes.
 pub const LIFE: &str = "nvvmm_life";
@@ -35,6 +38,8 @@ const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
 /// see.
 #[cfg(debug_assertions)]
 const FILE_VARIABLES: [&str; 2] = ["NVVMM_FAULT_WAIT", "NVVMM_TEST_LACK"];
+/// Name of a VM that stands by, until somebody takes it: the pool has no other one to show.
+const SPARE_NAME: &str = "spare";
 
 /// Time for the guest's agent to set the clock of a restored guest, if that was asked for.
 const CLOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -55,6 +60,19 @@ pub struct VmProcess {
     paths: VmRuntimePaths,
     /// Dropped last: others see the VM until then.
     _name: Name,
+}
+
+/// Called when a VM stands by.
+pub type OnStandby = Box<dyn FnOnce(&VmStatus)>;
+
+/// Begin of a VM.
+pub struct Begin {
+    /// The guest does not run until it is resumed.
+    pub paused: bool,
+    /// Consequence of a reboot of the guest.
+    pub on_reboot: OnReboot,
+    /// Has the VM stand by, once its machine is built; called when it does.
+    pub on_standby: Option<OnStandby>,
 }
 
 /// Streams of the guest's console besides its socket [`VmRuntimePaths::console`].
@@ -105,6 +123,8 @@ impl VmProcess {
         let paths = claim.paths().clone();
         let directory = claim.directory().path().to_owned();
         let confined = confined && !is_steered_by_a_file();
+        // What the arguments took. The helper gets a copy of the rest.
+        sys::trim_heap();
         // Before anything is open that must not outlive this process.
         let helper = confined
             .then(|| Helper::start(&claim, account))
@@ -163,7 +183,7 @@ impl VmProcess {
     pub fn run(
         self,
         console: ConsoleMode,
-        (paused, on_reboot): (bool, OnReboot),
+        begin: Begin,
         on_control: impl FnOnce(Arc<dyn VmControl>),
         on_ready: impl FnOnce(&VmStatus),
     ) -> Result<VmExit, VmError> {
@@ -180,17 +200,27 @@ impl VmProcess {
         streams.kept = Some(self.kept.output);
         let paths = self.paths;
         let life = Arc::new(self.kept.record);
-        let name = paths.name.clone();
         let hear_reboot = {
             let life = Arc::clone(&life);
             move |count| {
                 life.rebooted(count);
-                tracing::info!(target: LIFE, "the guest of {name} reboots (number {count})");
+                tracing::info!(target: LIFE, "the guest reboots (number {count})");
             }
         };
+        // The helper finds the VM's files by its name.
+        let helper = self._name.helper.clone();
+        let hear_taken = move |name: &str| {
+            let renamed = helper.as_ref().map_or(Ok(()), |helper| helper.rename(name));
+            renamed.map_err(|e| VmError::io(format_args!("take the name '{name}'"), &e))
+        };
         let options = VmOptions {
-            name: paths.name,
-            paused,
+            name: match begin.on_standby {
+                Some(_) => SPARE_NAME.to_owned(),
+                None => paths.name,
+            },
+            paused: begin.paused,
+            standby: begin.on_standby.is_some(),
+            hear_taken: Some(Arc::new(hear_taken)),
             console: streams,
             vsock: Some(paths.vsock),
             vsock_sockets: Some(self.vsock),
@@ -198,24 +228,45 @@ impl VmProcess {
             sandbox: Some(self.sandbox),
             dirty_log: self.dirty_log,
             techniques: self.techniques,
-            on_reboot,
+            on_reboot: begin.on_reboot,
             hear_reboot: Some(Arc::new(hear_reboot)),
         };
         sandbox::begin_thread(ThreadKind::Operations);
         let vm = Vm::begin(&self.pool, self.source, options)?;
         let _server = ControlServer::serve(self.control, vm.control())?;
         on_control(vm.control());
-        let mut ready = vm.wait_ready()?;
+        let stands_by = begin.on_standby.is_some();
+        if let Some(on_standby) = begin.on_standby {
+            on_standby(&vm.wait_standby()?);
+        }
+        let ready = match stands_by {
+            true => vm.wait_taken()?,
+            false => Some(vm.wait_ready()?),
+        };
+        let Some(mut ready) = ready else {
+            return Ok(VmExit::Stopped);
+        };
         life.running();
+        if stands_by {
+            set_process_name(&ready.name);
+        }
         tracing::info!(target: LIFE, "{} runs (pid {})", ready.name, ready.pid);
         let clock = ready.restore.as_ref().map(|report| report.clock);
-        if clock == Some(GuestClock::NotSet) {
+        if clock == Some(GuestClock::NotSet) && !stands_by {
             ready = vm.wait_clock(CLOCK_PATIENCE);
         }
         on_ready(&ready);
         let exit = vm.wait();
         note_end(&life, &exit);
         exit
+    }
+}
+
+/// Names this process after its VM, for `ps` and `top`.
+pub fn set_process_name(vm: &str) {
+    // It is for people. Names of VMs have no NUL.
+    if let Ok(name) = CString::new(process_name(vm)) {
+        let _ = set_name(&name);
     }
 }
 

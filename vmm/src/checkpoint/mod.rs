@@ -1,6 +1,7 @@
 //! Taking a snapshot of a running machine, and what a snapshot holds besides memory.
 
 pub mod blob;
+mod cleaner;
 mod counters;
 mod digests;
 mod pending;
@@ -8,6 +9,7 @@ pub mod report;
 mod take;
 
 pub use crate::stats::phases;
+pub use cleaner::Cleaner;
 pub use counters::SnapshotCounters;
 pub use digests::Digests;
 pub use pending::Pending;

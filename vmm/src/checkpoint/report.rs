@@ -41,6 +41,10 @@ pub struct SnapshotReport {
     pub phases: Vec<PhaseTime>,
     /// Time the vCPUs stood still, in microseconds.
     pub pause_us: f64,
+    /// Longest time that a guest access was held between the request and the commit, in
+    /// microseconds: from the reading of the event until the waiting thread was woken.
+    #[serde(default)]
+    pub held_us_max: f64,
     /// Time from request to commit, in microseconds.
     pub total_us: f64,
     /// Frames the snapshot's memory map holds.

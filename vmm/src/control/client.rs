@@ -13,7 +13,7 @@ use nvvmm_snapshot::{ProcessState, TimeText, WaitLimit};
 use super::line::{LineError, LineStream};
 use super::message::{
     Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, RestartRequest,
-    RewindRequest, RingRequest, SnapshotRequest, Versioned, VmStatus,
+    RewindRequest, RingRequest, SnapshotRequest, TakeRequest, Versioned, VmStatus,
 };
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
 use crate::error::{ErrorKind, VmError};
@@ -155,6 +155,15 @@ impl ControlClient {
         self.call_done(&Request::Resume)
     }
 
+    /// Presses the VM's power button, if that is asked for. Returns true while the guest has not
+    /// read that it was pressed.
+    pub fn power_button(&mut self, press: bool) -> Result<bool, VmError> {
+        match self.call(&Request::PowerButton { press }, Some(STATE_TIMEOUT))? {
+            Answer::PowerButton { unread } => Ok(unread),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Asks the VM process to end; the answer comes before it has ended.
     pub fn stop(&mut self) -> Result<(), VmError> {
         self.call_done(&Request::Stop)
@@ -190,6 +199,14 @@ impl ControlClient {
     pub fn rewind(&mut self, request: RewindRequest) -> Result<RewindReport, VmError> {
         match self.call(&Request::Rewind(request), None)? {
             Answer::Rewound { report } => Ok(*report),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Takes over a VM that stands by; returns when its guest runs, or is paused.
+    pub fn take_over(&mut self, request: TakeRequest) -> Result<VmStatus, VmError> {
+        match self.call(&Request::Take(request), None)? {
+            Answer::Status { status } => Ok(*status),
             other => Err(unexpected(&other)),
         }
     }

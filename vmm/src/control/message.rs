@@ -156,6 +156,29 @@ impl From<&str> for RewindRequest {
     }
 }
 
+/// Request to a VM that stands by to go on as this VM. It fits if its pool, its snapshot and its
+/// version are these.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeRequest {
+    /// Version of the program of whoever asks.
+    pub program: String,
+    /// The pool.
+    pub pool: PathBuf,
+    /// Name of the snapshot.
+    pub snapshot: String,
+    /// Name of the VM from now on.
+    pub name: String,
+    /// Path of its console socket from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console: Option<PathBuf>,
+    /// Has the agent in the guest set the guest's time of day to the host's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub step_clock: bool,
+    /// The guest does not run until it is resumed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+}
+
 /// A request to a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -170,6 +193,11 @@ pub enum Request {
     Pause,
     /// Let vCPUs and devices run on.
     Resume,
+    /// Press the power button, or only look at it.
+    PowerButton {
+        /// Press it.
+        press: bool,
+    },
     /// End the VM process.
     Stop,
     /// Take a snapshot.
@@ -184,6 +212,8 @@ pub enum Request {
     StopRing,
     /// Go back to a snapshot.
     Rewind(RewindRequest),
+    /// Go on as this VM, if it stands by.
+    Take(TakeRequest),
     /// For tests: compare KVM's dirty log with the COW engine.
     Audit,
 }
@@ -197,6 +227,8 @@ impl Request {
             Self::Stats => "its counters",
             Self::Pause => "a pause",
             Self::Resume => "a resume",
+            Self::PowerButton { press: true } => "a press of its power button",
+            Self::PowerButton { press: false } => "the state of its power button",
             Self::Stop => "its end",
             Self::Snapshot(_) => "a snapshot",
             Self::Capture(_) => "a capture of a process",
@@ -204,13 +236,21 @@ impl Request {
             Self::StartRing(_) => "a ring of checkpoints",
             Self::StopRing => "the end of the ring of checkpoints",
             Self::Rewind(_) => "a rewind",
+            Self::Take(_) => "a take-over",
             Self::Audit => "an audit",
         }
     }
 
     /// Tells if the request changes nothing: it is asked often.
     pub fn only_looks(&self) -> bool {
-        matches!(self, Self::Ping | Self::Status | Self::Stats | Self::Audit)
+        matches!(
+            self,
+            Self::Ping
+                | Self::Status
+                | Self::Stats
+                | Self::PowerButton { press: false }
+                | Self::Audit
+        )
     }
 }
 
@@ -220,7 +260,7 @@ impl Request {
 pub enum Answer {
     /// The request was carried out and there is nothing to tell.
     Done,
-    /// Answer to [`Request::Status`].
+    /// Answer to [`Request::Status`] and [`Request::Take`].
     Status {
         /// The VM's status.
         status: Box<VmStatus>,
@@ -229,6 +269,11 @@ pub enum Answer {
     Stats {
         /// Counters of the VM.
         stats: Box<VmStats>,
+    },
+    /// Answer to [`Request::PowerButton`].
+    PowerButton {
+        /// The guest has not read that the button was pressed.
+        unread: bool,
     },
     /// Answer to [`Request::Snapshot`].
     Snapshot {
@@ -303,6 +348,8 @@ pub enum VmState {
     /// The guest stands still because another process has the pool's lock: one of its accesses
     /// waits for that. It goes on by itself.
     Waiting,
+    /// The machine is built and stands by, without a state: `nvvmm restore` takes it over.
+    Spare,
     /// The VM process is about to end.
     Stopping,
 }

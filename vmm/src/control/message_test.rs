@@ -22,6 +22,27 @@ fn requests_have_the_documented_form() {
 }
 
 #[test]
+fn a_take_over_has_the_documented_form() {
+    let line = concat!(
+        r#"{"version":1,"op":"take","program":"0.1.0","pool":"/p","snapshot":"base","#,
+        r#""name":"web","console":"/run/web.console","step_clock":true}"#
+    );
+    let request = decode_request(line.as_bytes()).unwrap();
+    let expected = Request::Take(TakeRequest {
+        program: "0.1.0".into(),
+        pool: "/p".into(),
+        snapshot: "base".into(),
+        name: "web".into(),
+        console: Some("/run/web.console".into()),
+        step_clock: true,
+        paused: false,
+    });
+    assert_eq!(request, expected);
+    let written = serde_json::to_string(&Versioned::current(request)).unwrap();
+    assert_eq!(written, line);
+}
+
+#[test]
 fn answers_have_the_documented_form() {
     let error = VmError::new(ErrorKind::PoolFull, "full").with_remedy("remove");
     let line = serde_json::to_string(&Versioned::current(Answer::Error { error })).unwrap();

@@ -13,13 +13,15 @@ mod line;
 pub mod message;
 pub mod past;
 pub mod registry;
+mod runtime_paths;
 pub mod server;
+pub mod spares;
 pub mod unlisted;
 
 pub use client::ControlClient;
 pub use message::{
     CaptureRequest, CapturedState, RestartRequest, RewindRequest, RingRequest, SandboxStatus,
-    SnapshotRequest, VmOrigin, VmState, VmStatus,
+    SnapshotRequest, TakeRequest, VmOrigin, VmState, VmStatus,
 };
 pub use registry::{Claim, NameChoice, RuntimeDir, VmRuntimePaths};
 pub use server::ControlServer;
@@ -27,7 +29,7 @@ pub use server::ControlServer;
 use std::os::unix::net::UnixStream;
 
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
-use crate::error::VmError;
+use crate::error::{ErrorKind, VmError};
 use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
 use crate::stats::VmStats;
@@ -48,6 +50,10 @@ pub trait VmControl: Send + Sync {
 
     /// Lets a paused VM go on. Resuming a running VM is not an error.
     fn resume(&self) -> Result<(), VmError>;
+
+    /// Presses the power button, if that is asked for. Returns true while the guest has not read
+    /// that it was pressed.
+    fn power_button(&self, press: bool) -> Result<bool, VmError>;
 
     /// Asks the VM process to end; returns once the request is accepted, not when the process is
     /// gone.
@@ -90,6 +96,11 @@ pub trait VmControl: Send + Sync {
 
     /// Takes the VM back to a snapshot; returns when it goes on from there.
     fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, VmError>;
+
+    /// Has a VM that stands by go on under a name; returns when its guest runs, or is paused.
+    fn take_over(&self, _request: &TakeRequest) -> Result<VmStatus, VmError> {
+        Err(VmError::new(ErrorKind::Refused, "the VM does not stand by"))
+    }
 
     /// For tests: compares KVM's dirty log since the last snapshot with the COW engine.
     fn audit(&self) -> Result<AuditReport, VmError>;

@@ -12,9 +12,8 @@ use std::path::{Path, PathBuf};
 use nvvmm_devices::KeptOutput;
 
 use super::life::{Life, LifeFile, LifeStart, Phase};
-use super::registry::{
-    Claim, RuntimeDir, SUFFIX_LOCK, VmRuntimePaths, check_vm_name, remove_if_there,
-};
+use super::registry::{Claim, RuntimeDir, VmRuntimePaths, check_vm_name};
+use super::runtime_paths::{SUFFIX_LOCK, remove_if_there};
 use crate::error::{ErrorKind, VmError};
 
 /// VMs that have ended and of which something is kept.
@@ -70,7 +69,7 @@ impl VmRuntimePaths {
         [&self.life, &self.log, &self.log_before, &self.output]
     }
 
-    fn set_aside(&self) -> io::Result<()> {
+    pub(super) fn set_aside(&self) -> io::Result<()> {
         // Those of an attempt before this one, which came to nothing.
         self.settle(Departure::WithoutWord);
         for path in self.kept() {
@@ -116,7 +115,7 @@ impl VmRuntimePaths {
         }
     }
 
-    fn forget(&self) -> io::Result<bool> {
+    pub(super) fn forget(&self) -> io::Result<bool> {
         let mut was_there = false;
         for path in self.kept() {
             was_there |= path.exists();
@@ -236,7 +235,7 @@ impl RuntimeDir {
     }
 
     /// Makes room for one more VM that has ended. The caller holds the registry's lock.
-    fn forget_the_oldest(&self, but: &str) {
+    pub(super) fn forget_the_oldest(&self, but: &str) {
         let names = |suffix| self.names_with(suffix).unwrap_or_default();
         let mut past = [names("record"), names("log")].concat();
         past.sort();

@@ -21,18 +21,19 @@
 //! for.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 use nvvmm_snapshot::{ProcessText, WaitLimit};
-use serde::{Deserialize, Serialize};
 
 use super::past::Departure;
+use super::runtime_paths::remove_if_there;
+pub use super::runtime_paths::{Record, VmRuntimePaths};
 use super::unlisted;
 use crate::error::{ErrorKind, VmError, check_path_is_text};
 use crate::sys::peer::{NamedProcess, PeerError, flock_holder};
@@ -41,10 +42,9 @@ use crate::sys::peer::{NamedProcess, PeerError, flock_holder};
 pub const VM_NAME_BYTES_MAX: usize = 64;
 /// Longest path that a unix socket address can hold (`sun_path` without its NUL, unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
-/// Time between two tries to lock the registry.
+/// Time between the first two tries to lock the registry. It doubles up to the longest one.
+const LOCK_POLL_FIRST: Duration = Duration::from_micros(50);
 const LOCK_POLL: Duration = Duration::from_millis(1);
-const RECORD_VERSION: u32 = 1;
-pub(super) const SUFFIX_LOCK: &str = "lock";
 
 /// Checks a VM name: `[A-Za-z0-9._-]`, not starting with `.` or `-`, at most [`VM_NAME_BYTES_MAX`]
 /// bytes.
@@ -62,82 +62,6 @@ pub fn check_vm_name(name: &str) -> Result<(), VmError> {
         "use 1 to {VM_NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ - and start with a \
              letter, a digit or _"
     )))
-}
-
-/// Paths of the files of one VM. The files need not exist.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VmRuntimePaths {
-    /// Name of the VM.
-    pub name: String,
-    /// Control socket.
-    pub control: PathBuf,
-    /// Console socket.
-    pub console: PathBuf,
-    /// Socket of the vsock device.
-    pub vsock: PathBuf,
-    /// Socket for the guest's agent: streams to this port of the host (crate `nvvmm-protocol`).
-    pub agent: PathBuf,
-    /// Log of a detached VM process.
-    pub log: PathBuf,
-    /// The part of the log before `log`.
-    pub log_before: PathBuf,
-    /// Record of the VM's life ([`super::life::Life`]).
-    pub life: PathBuf,
-    /// The latest output of its console ([`nvvmm_devices::read_kept_output`]).
-    pub output: PathBuf,
-    record: PathBuf,
-    lock: PathBuf,
-}
-
-impl VmRuntimePaths {
-    fn new(dir: &Path, name: &str) -> Self {
-        let file = |suffix: &str| dir.join(format!("{name}.{suffix}"));
-        Self {
-            name: name.to_owned(),
-            control: file("sock"),
-            console: file("console"),
-            vsock: file("vsock"),
-            agent: file(&format!("vsock_{}", nvvmm_protocol::HOST_PORT)),
-            log: file("log"),
-            log_before: file("log.1"),
-            life: file("record"),
-            output: file("output"),
-            record: file("json"),
-            lock: file(SUFFIX_LOCK),
-        }
-    }
-
-    /// Removes what only a living VM has. The lock goes last: without it nobody sees the entry.
-    fn remove_files(&self, departure: Departure) {
-        self.settle(departure);
-        for path in [
-            &self.control,
-            &self.console,
-            &self.vsock,
-            &self.agent,
-            &self.record,
-            &self.lock,
-        ] {
-            if let Err(e) = remove_if_there(path) {
-                tracing::warn!("cannot remove {}: {e}", path.display());
-            }
-        }
-    }
-}
-
-/// Content of `<name>.json` about a VM process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// Version of this record.
-    pub version: u32,
-    /// Name of the VM.
-    pub name: String,
-    /// Process id of the VM process.
-    pub pid: u32,
-    /// Pool of the VM.
-    pub pool: PathBuf,
-    /// Time at which the process claimed the name, in milliseconds since 1970.
-    pub started_unix_ms: u64,
 }
 
 /// A VM process that lives.
@@ -402,18 +326,57 @@ impl RuntimeDir {
 
     /// `None` when a living VM has the name. The caller holds the registry's lock.
     fn claim_name(&self, name: &str, pool: &Path) -> Result<Option<Claim>, VmError> {
-        check_vm_name(name)?;
-        let paths = self.paths(name);
-        let is_it = |other: &str| other == name;
-        if !paths.lock.exists() && !unlisted::vms(&self.path, is_it).is_empty() {
-            return Err(VmError::new(
-                ErrorKind::Refused,
-                format!("a VM '{name}' runs, though its files were removed"),
-            )
-            .with_remedy(format!(
-                "end it with 'nvvmm stop {name}', or choose another --name"
-            )));
+        self.check_names(&[NameChoice::Given(name.to_owned())])?;
+        self.claim_checked(name, pool)
+    }
+
+    /// A name that no VM has; one that is given was [checked](Self::check_names). The caller holds
+    /// the registry's lock.
+    pub(super) fn free_name(&self, choice: &NameChoice) -> Result<String, VmError> {
+        match choice {
+            NameChoice::Given(name) => match self.living(name) {
+                None => Ok(name.clone()),
+                Some(_) => Err(self.name_taken(name)),
+            },
+            NameChoice::MadeUp => {
+                let mut names = (1_u32..).map(|number| format!("vm-{number}"));
+                let is_free =
+                    |name: &String| !self.paths(name).life.exists() && self.living(name).is_none();
+                names
+                    .find(is_free)
+                    .ok_or_else(|| VmError::new(ErrorKind::Refused, "every made-up name is taken"))
+            }
         }
+    }
+
+    /// The names can be some, and no VM has one whose files were removed.
+    pub(super) fn check_names(&self, choices: &[NameChoice]) -> Result<(), VmError> {
+        let given = choices.iter().filter_map(|choice| match choice {
+            NameChoice::Given(name) => Some(name.as_str()),
+            NameChoice::MadeUp => None,
+        });
+        let given: Vec<&str> = given.collect();
+        given.iter().try_for_each(|name| check_vm_name(name))?;
+        let mut free = given.iter().filter(|name| !self.paths(name).lock.exists());
+        let is_it = |other: &str| given.contains(&other);
+        if free.next().is_none() {
+            return Ok(());
+        }
+        let Some(name) = unlisted::vms(&self.path, is_it).into_iter().next() else {
+            return Ok(());
+        };
+        Err(VmError::new(
+            ErrorKind::Refused,
+            format!("a VM '{name}' runs, though its files were removed"),
+        )
+        .with_remedy(format!(
+            "end it with 'nvvmm stop {name}', or choose another --name"
+        )))
+    }
+
+    /// Claims a name that was checked. The caller holds the registry's lock.
+    pub(super) fn claim_checked(&self, name: &str, pool: &Path) -> Result<Option<Claim>, VmError> {
+        let paths = self.paths(name);
         if paths.agent.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             return Err(VmError::new(
                 ErrorKind::Usage,
@@ -435,7 +398,7 @@ impl RuntimeDir {
         for stale in [&paths.control, &paths.console, &paths.vsock, &paths.agent] {
             remove_if_there(stale).map_err(failed)?;
         }
-        if let Err(e) = write_record(&paths, pool) {
+        if let Err(e) = paths.write_record(std::process::id(), pool) {
             paths.remove_files(Departure::InOrder);
             return Err(failed(e));
         }
@@ -458,7 +421,7 @@ impl RuntimeDir {
                 None
             }
             Err(_) => {
-                let record = read_record(&paths.record);
+                let record = paths.read_record();
                 paths.forget_aside();
                 Some(Entry {
                     paths,
@@ -469,8 +432,8 @@ impl RuntimeDir {
         }
     }
 
-    fn name_taken(&self, name: &str) -> VmError {
-        let who = match read_record(&self.paths(name).record) {
+    pub(super) fn name_taken(&self, name: &str) -> VmError {
+        let who = match self.paths(name).read_record() {
             Some(record) => format!("by process {}", record.pid),
             None => "by a process without a record".to_owned(),
         };
@@ -488,13 +451,15 @@ impl RuntimeDir {
 fn lock_in_time(mut file: File, path: &Path) -> Result<Flock<File>, VmError> {
     let failed = |e: io::Error| VmError::io(format_args!("lock {}", path.display()), &e);
     let mut limit = WaitLimit::default();
+    let mut pause = LOCK_POLL_FIRST;
     loop {
         file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
             Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => file,
             Err((_, e)) => return Err(failed(e.into())),
         };
-        std::thread::sleep(LOCK_POLL);
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LOCK_POLL);
         let found = file.metadata().map_err(failed)?;
         // Its number changes from one holder to the next, and that is progress.
         let holder = flock_holder(&found).unwrap_or_default();
@@ -511,7 +476,7 @@ fn lock_in_time(mut file: File, path: &Path) -> Result<Flock<File>, VmError> {
     }
 }
 
-fn open_lock(path: &Path) -> io::Result<File> {
+pub(super) fn open_lock(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -519,40 +484,6 @@ fn open_lock(path: &Path) -> io::Result<File> {
         .truncate(false)
         .mode(0o600)
         .open(path)
-}
-
-pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
-fn read_record(path: &Path) -> Option<Record> {
-    let record: Record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-    (record.version == RECORD_VERSION).then_some(record)
-}
-
-fn write_record(paths: &VmRuntimePaths, pool: &Path) -> io::Result<()> {
-    let since_1970 = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let record = Record {
-        version: RECORD_VERSION,
-        name: paths.name.clone(),
-        pid: std::process::id(),
-        pool: pool.to_owned(),
-        started_unix_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
-    };
-    let mut text = serde_json::to_vec(&record)?;
-    text.push(b'\n');
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&paths.record)?;
-    file.write_all(&text)
 }
 
 #[cfg(test)]

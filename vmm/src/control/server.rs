@@ -339,6 +339,9 @@ fn carry_out(
         },
         Request::Pause => control.pause().map(|()| Answer::Done)?,
         Request::Resume => control.resume().map(|()| Answer::Done)?,
+        Request::PowerButton { press } => Answer::PowerButton {
+            unread: control.power_button(*press)?,
+        },
         Request::Stop => control.stop().map(|()| Answer::Done)?,
         Request::Audit => Answer::Audit {
             report: control.audit()?,
@@ -351,6 +354,9 @@ fn carry_out(
         },
         Request::Rewind(request) => Answer::Rewound {
             report: Box::new(control.rewind(request)?),
+        },
+        Request::Take(request) => Answer::Status {
+            status: Box::new(control.take_over(request)?),
         },
         Request::Snapshot(request) => {
             let caller = lines.caller();

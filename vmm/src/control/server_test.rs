@@ -88,6 +88,10 @@ impl VmControl for FakeVm {
         Err(VmError::new(ErrorKind::PoolFull, "the pool is full").with_remedy("remove a snapshot"))
     }
 
+    fn power_button(&self, press: bool) -> Result<bool, VmError> {
+        Ok(press)
+    }
+
     fn stop(&self) -> Result<(), VmError> {
         self.stops.fetch_add(1, Ordering::SeqCst);
         Ok(())
@@ -143,6 +147,7 @@ impl VmControl for FakeVm {
             lasted_us: 2e6,
             pause_us_mean: 812.0,
             pause_us_max: 900.0,
+            held_us_max: 1_240.0,
             total_us_mean: 3_000.0,
             phases_mean: Vec::new(),
         })
@@ -177,6 +182,7 @@ impl VmControl for FakeVm {
             name: request.name.clone(),
             phases: Vec::new(),
             pause_us: 1.5,
+            held_us_max: 1_240.0,
             total_us: 2.5,
             frames_mapped: 9,
             frames_new: 8,

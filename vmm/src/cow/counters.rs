@@ -15,6 +15,14 @@ pub(super) struct Counters {
     pub chunk_faults: AtomicU64,
     pub frames_copied: AtomicU64,
     pub frames_copied_hot: AtomicU64,
+    /// Private pages of this process that were moved to blocks.
+    pub frames_moved: AtomicU64,
+    /// Chunks that were copied whole at or before their first touch.
+    pub chunks_prepared: AtomicU64,
+    /// Chunks that were mapped at the first touch of a chunk before them.
+    pub chunks_along: AtomicU64,
+    pub chunks_copied: AtomicU64,
+    pub chunks_copied_next: AtomicU64,
 }
 
 impl Counters {
@@ -35,6 +43,12 @@ impl Counters {
             chunk_faults,
             frames_copied,
             frames_copied_hot,
+            frames_moved,
+            // Tells for ever if there may be such chunks.
+            chunks_prepared: _,
+            chunks_along,
+            chunks_copied,
+            chunks_copied_next,
         } = self;
         mapped.store(frames_mapped, Ordering::Relaxed);
         for counter in [
@@ -43,6 +57,10 @@ impl Counters {
             chunk_faults,
             frames_copied,
             frames_copied_hot,
+            frames_moved,
+            chunks_along,
+            chunks_copied,
+            chunks_copied_next,
         ] {
             counter.store(0, Ordering::Relaxed);
         }

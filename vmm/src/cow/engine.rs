@@ -49,6 +49,15 @@ pub trait CowEngine: Debug + Send + Sync {
     /// After any other error the VM cannot go on.
     fn answer(&self, fault: Fault) -> Result<(), CowError>;
 
+    /// Does a part of what the next accesses will need, when no access is held: a chunk at most.
+    /// Returns true if there is more.
+    ///
+    /// # Errors
+    /// The VM cannot go on. Lack of space, or a lock, only ends such work.
+    fn work_ahead(&self) -> Result<bool, CowError> {
+        Ok(false)
+    }
+
     /// True if the engine reads KVM's dirty log, which must be on then.
     fn needs_write_log(&self) -> bool {
         false

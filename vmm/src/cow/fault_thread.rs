@@ -17,7 +17,7 @@ use super::{
     worker::Workers,
 };
 use crate::{
-    stats::{Buckets, Histogram},
+    stats::{Buckets, Histogram, Longest},
     sys::uffd::Fault,
     threads::{ThreadKind, begin as begin_thread},
 };
@@ -45,7 +45,7 @@ pub struct FaultThread {
     /// Closing it tells the thread to end.
     stop: Option<PipeWriter>,
     shortage: Arc<Shortage>,
-    latency: Arc<Histogram>,
+    held: Arc<HeldTimes>,
     failed: Arc<AtomicBool>,
     workers: Workers,
     /// For the end of the VM, which must not fail for a thread.
@@ -64,8 +64,8 @@ impl FaultThread {
         let (stopped, stop) = io::pipe()?;
         let (workers, ending) = (Workers::new()?, Workers::new()?);
         let shortage = Arc::new(Shortage::default());
-        let latency = Arc::new(Histogram::default());
-        let (noted, timed) = (Arc::clone(&shortage), Arc::clone(&latency));
+        let held = Arc::new(HeldTimes::default());
+        let (noted, timed) = (Arc::clone(&shortage), Arc::clone(&held));
         let has_failed = Arc::new(AtomicBool::new(false));
         let gave_up = Arc::clone(&has_failed);
         ask_for(Resource::Thread)?;
@@ -81,7 +81,7 @@ impl FaultThread {
         Ok(Self {
             stop: Some(stop),
             shortage,
-            latency,
+            held,
             failed: has_failed,
             workers,
             ending,
@@ -143,7 +143,12 @@ impl FaultThread {
     /// Times for which accesses were held that are answered now: from the thread's reading of the
     /// event until the waiting thread was woken.
     pub fn latency(&self) -> Buckets {
-        self.latency.buckets()
+        self.held.all.buckets()
+    }
+
+    /// The longest of these times: of all, and since somebody began to watch.
+    pub fn longest_held(&self) -> &Longest {
+        &self.held.longest
     }
 
     /// True if a guest access waits for something that is used up, or for the pool's lock.
@@ -182,6 +187,20 @@ impl Drop for FaultThread {
     }
 }
 
+/// Times for which accesses were held.
+#[derive(Debug, Default)]
+struct HeldTimes {
+    all: Histogram,
+    longest: Longest,
+}
+
+impl HeldTimes {
+    fn record(&self, took: Duration) {
+        self.all.record(took);
+        self.longest.record(took);
+    }
+}
+
 /// An access that waits, and the time at which this thread read of it.
 struct Held {
     fault: Fault,
@@ -192,7 +211,7 @@ fn answer_all(
     engine: &dyn CowEngine,
     stop: &PipeReader,
     shortage: &Shortage,
-    latency: &Histogram,
+    times: &HeldTimes,
 ) -> Result<(), CowError> {
     let os = |source| CowError::Os {
         op: "wait for held accesses",
@@ -200,11 +219,11 @@ fn answer_all(
     };
     let mut faults: Vec<Fault> = Vec::new();
     let mut waiting: Vec<Held> = Vec::new();
-    let (mut tidied, mut untidy) = (Instant::now(), false);
+    let (mut tidied, mut untidy, mut ahead) = (Instant::now(), false, false);
     let mut retry = RETRY_MIN;
     wait_for_locks_at_most(LOCK_PATIENCE);
     loop {
-        let timeout = match (untidy, waiting.is_empty()) {
+        let timeout = match (untidy || ahead, waiting.is_empty()) {
             (true, _) => Duration::ZERO,
             (false, true) => TIDY_EVERY,
             (false, false) => retry,
@@ -231,7 +250,7 @@ fn answer_all(
         let mut reason = None;
         for held in waited.into_iter().chain(new) {
             match engine.answer(held.fault) {
-                Ok(()) => latency.record(held.since.elapsed()),
+                Ok(()) => times.record(held.since.elapsed()),
                 Err(error) => {
                     reason = reason.max(reason_to_wait(&error, &held));
                     if !may_be_tried_again(&error) {
@@ -247,6 +266,7 @@ fn answer_all(
         }
         retry = (asked.elapsed() * RETRY_REST).clamp(RETRY_MIN, RETRY_MAX);
         tell(shortage.set(reason), reason);
+        ahead = waiting.is_empty() && engine.work_ahead()?;
         if untidy || tidied.elapsed() >= TIDY_EVERY {
             untidy = match engine.tidy() {
                 Ok(untidy) => untidy,

@@ -115,11 +115,15 @@ impl<E: Playable> Guest<E> {
 
     /// Writes of one of the patterns that guests have.
     fn burst(&self, random: &mut Random, only: impl Fn(u64) -> bool) {
-        let (start, length) = (random.below(VM_FRAMES), 1 + random.below(200));
-        let pattern = random.below(3);
+        let pattern = random.below(4);
+        let (start, length) = match pattern {
+            // A guest that rewrites much of its memory in a row.
+            3 => (0, VM_FRAMES / 2 + random.below(VM_FRAMES / 2)),
+            _ => (random.below(VM_FRAMES), 1 + random.below(200)),
+        };
         for step in 0..length {
             let frame = match pattern {
-                0 => (start + step) % VM_FRAMES,
+                0 | 3 => (start + step) % VM_FRAMES,
                 1 => (start + 37 * step) % VM_FRAMES,
                 _ => random.below(VM_FRAMES),
             };

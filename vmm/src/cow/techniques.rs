@@ -13,6 +13,21 @@ pub struct Techniques {
     pub arm_ahead: bool,
     /// Copies frames ahead of the guest that are written in epoch after epoch.
     pub copy_hot: bool,
+    /// Leaves writes to memory that is mapped privately to the kernel's copy-on-write, until the
+    /// next snapshot.
+    pub leave_unarmed: bool,
+    /// Leaves a chunk to the kernel's copy-on-write at its first write after a snapshot, where the
+    /// guest writes here and there.
+    pub leave_again: bool,
+    /// Copies whole chunks of a snapshot for a guest that writes one chunk after the other, before
+    /// it touches them.
+    pub prepare_whole: bool,
+    /// Copies a chunk as a whole of which the guest is likely to write most.
+    pub dense_chunks: bool,
+    /// Copies the chunks behind those that the guest has written one after the other.
+    pub next_chunks: bool,
+    /// Takes whole chunks as huge pages of a tmpfs.
+    pub huge_pages: bool,
     /// Number of frames that are copied for one write.
     pub copy_policy: CopyPolicy,
     /// Rewinds a VM in the machine that it has.
@@ -24,6 +39,12 @@ impl Default for Techniques {
         Self {
             arm_ahead: true,
             copy_hot: true,
+            leave_unarmed: true,
+            leave_again: true,
+            prepare_whole: true,
+            dense_chunks: true,
+            next_chunks: true,
+            huge_pages: true,
             copy_policy: CopyPolicy::default(),
             rewind_in_place: true,
         }
@@ -54,13 +75,20 @@ impl Techniques {
             match name {
                 "arm-ahead" => left.arm_ahead = false,
                 "copy-hot" => left.copy_hot = false,
+                "leave-unarmed" => left.leave_unarmed = false,
+                "leave-again" => left.leave_again = false,
+                "prepare-whole" => left.prepare_whole = false,
+                "dense-chunks" => left.dense_chunks = false,
+                "next-chunks" => left.next_chunks = false,
+                "huge-pages" => left.huge_pages = false,
                 "grow-clusters" => left.copy_policy.clusters_grow = false,
                 "lone-frames" => left.copy_policy.single_frames = false,
                 "rewind-in-place" => left.rewind_in_place = false,
                 other => {
                     return Err(format!(
                         "{WITHOUT_VARIABLE} names '{other}', which is none of arm-ahead, copy-hot, \
-                         grow-clusters, lone-frames and rewind-in-place"
+                         leave-unarmed, leave-again, prepare-whole, dense-chunks, next-chunks, \
+                         huge-pages, grow-clusters, lone-frames and rewind-in-place"
                     ));
                 }
             }

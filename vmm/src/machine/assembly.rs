@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use kvm_ioctls::VcpuFd;
 use nvvmm_devices::virtio::{ContentStamp, PmemRange, RawDisk};
-use nvvmm_devices::{ConsoleStreams, HostSocket, SavedDevice};
+use nvvmm_devices::{AcpiPower, ConsoleStreams, HostSocket, SavedDevice};
 use nvvmm_snapshot::{Resource, ask_for};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
@@ -321,6 +321,25 @@ impl Machine {
     /// Ends a reason to hold vCPUs; they go on when it was the last.
     pub fn resume_vcpus(&self, hold: Hold) {
         self.shared.gate.lift(hold);
+    }
+
+    /// Presses the power button.
+    ///
+    /// # Errors
+    /// The guest's interrupt could not be raised.
+    pub fn press_power_button(&self) -> Result<()> {
+        let pressed = self.power_registers().press_button();
+        pressed.map_err(host("press the power button"))
+    }
+
+    /// True while the guest has not read that the power button was pressed.
+    pub fn is_power_button_unread(&self) -> bool {
+        self.power_registers().is_button_unread()
+    }
+
+    fn power_registers(&self) -> MutexGuard<'_, AcpiPower> {
+        let registers = self.board.power_registers.lock();
+        registers.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Time at which the last vCPU went on after they were held. `None` while one is held or about

@@ -10,8 +10,9 @@ use nvvmm_devices::virtio::{
 use nvvmm_devices::{
     AcpiPower, Bus, BusDevice, COM1_IRQ, COM1_PORT, Console, ConsoleOut, ConsoleStreams, Device,
     HostSocket, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, IrqLine, LifecycleError,
-    POWER_PORTS_BASE, POWER_PORTS_LEN, PowerSignal, RESET_PORT, RESET_VALUE, SERIAL_PORTS_LEN,
-    SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5, SavedDevice, SerialPort,
+    POWER_BUTTON_PRESSED, POWER_EVENTS_PORT, POWER_IRQ, POWER_PORTS_BASE, POWER_PORTS_LEN,
+    PowerSignal, RESET_PORT, RESET_VALUE, SERIAL_PORTS_LEN, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT,
+    SLEEP_TYPE_S5, SavedDevice, SerialPort,
 };
 use nvvmm_snapshot::{Resource, ask_for};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -35,6 +36,9 @@ pub(super) const POWER_REGISTERS: PowerRegisters = PowerRegisters {
     s5_type: SLEEP_TYPE_S5,
     reset_port: RESET_PORT as u16,
     reset_value: RESET_VALUE,
+    events_port: POWER_EVENTS_PORT as u16,
+    button_pressed: POWER_BUTTON_PRESSED,
+    gsi: POWER_IRQ,
 };
 
 /// Address of the serial port.
@@ -50,6 +54,7 @@ pub(super) struct Board {
     /// Slots with a virtio-mmio device.
     pub(super) virtio: Vec<u8>,
     pub(super) power: Arc<PowerSignal>,
+    pub(super) power_registers: Arc<Mutex<AcpiPower>>,
     pub(super) console: Arc<Mutex<Console>>,
     /// The pmem devices, in the order of the spec: the slot of each, and what is behind it.
     pub(super) pmem: Vec<(u8, Arc<PmemBacking>)>,
@@ -104,7 +109,9 @@ pub(super) fn build(
     let console = Arc::new(Mutex::new(Console::new(serial, output, console)));
 
     let power = PowerSignal::new().map_err(host("make the power registers"))?;
-    let registers = Arc::new(Mutex::new(AcpiPower::new(Arc::clone(&power))));
+    let line: Arc<dyn IrqLine> = interrupt(vm, POWER_IRQ)?;
+    let registers = Arc::new(Mutex::new(AcpiPower::new(Arc::clone(&power), line)));
+    let power_registers = Arc::clone(&registers);
     let bus_side = Arc::clone(&registers) as Arc<Mutex<dyn BusDevice>>;
     ports.insert("power", POWER_PORTS_BASE, POWER_PORTS_LEN, bus_side)?;
     devices.push(registers);
@@ -140,6 +147,7 @@ pub(super) fn build(
             devices,
             virtio: declared.iter().map(|(id, _)| id.slot).collect(),
             power,
+            power_registers,
             console,
             pmem: parts.pmem,
         },

@@ -33,6 +33,10 @@ pub struct RingStatus {
     pub pause_us_mean: f64,
     /// The longest of these pauses.
     pub pause_us_max: f64,
+    /// Longest time that a guest access was held between the beginning of a checkpoint and its
+    /// commit, in microseconds.
+    #[serde(default)]
+    pub held_us_max: f64,
     /// Time from the beginning of a checkpoint to its commit, in microseconds: the mean.
     pub total_us_mean: f64,
     /// Each phase's part of it: the mean.

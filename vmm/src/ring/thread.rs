@@ -74,6 +74,7 @@ struct State {
     kept: u32,
     pause_us: f64,
     pause_us_max: f64,
+    held_us_max: f64,
     total_us: f64,
     phases: Vec<PhaseTime>,
 }
@@ -102,6 +103,7 @@ impl Ring {
             kept: members.len() as u32,
             pause_us: 0.0,
             pause_us_max: 0.0,
+            held_us_max: 0.0,
             total_us: 0.0,
             phases: Vec::new(),
         };
@@ -153,6 +155,7 @@ impl Ring {
             lasted_us: micros_of(state.ended.unwrap_or_else(Instant::now) - state.began),
             pause_us_mean: mean(state.pause_us),
             pause_us_max: state.pause_us_max,
+            held_us_max: state.held_us_max,
             total_us_mean: mean(state.total_us),
             phases_mean: phases
                 .map(|sum| PhaseTime {
@@ -265,6 +268,7 @@ impl State {
         self.kept = kept as u32;
         self.pause_us += report.pause_us;
         self.pause_us_max = self.pause_us_max.max(report.pause_us);
+        self.held_us_max = self.held_us_max.max(report.held_us_max);
         self.total_us += report.total_us;
         for time in &report.phases {
             match self.phases.iter_mut().find(|sum| sum.phase == time.phase) {

@@ -71,6 +71,7 @@ impl Played {
                 us: pause_us * 2.0,
             }],
             pause_us,
+            held_us_max: 1_240.0,
             total_us: pause_us * 3.0,
             frames_mapped: 0,
             frames_new: 0,

@@ -41,12 +41,14 @@ impl VmStats {
     /// All metrics, in the order in which they are shown.
     pub fn metrics(&self) -> Vec<Metric> {
         let mut metrics = self.of_memory();
+        metrics.extend(self.of_copies());
+        metrics.extend(self.of_calls());
         metrics.extend(self.of_snapshots());
         metrics
     }
 
     fn of_memory(&self) -> Vec<Metric> {
-        let (ram, calls) = (&self.ram, &self.kernel_calls);
+        let ram = &self.ram;
         vec![
             gauge(
                 "uptime_seconds",
@@ -76,6 +78,12 @@ impl VmStats {
                 "mappings that it may take",
                 ram.mappings_limit,
             ),
+        ]
+    }
+
+    fn of_copies(&self) -> Vec<Metric> {
+        let ram = &self.ram;
+        vec![
             counter(
                 "write_faults",
                 "writes to a snapshot's frames that were held and copied",
@@ -97,6 +105,27 @@ impl VmStats {
                  which writes them in epoch after epoch",
                 ram.frames_copied_hot,
             ),
+            counter(
+                "chunks_copied",
+                "chunks of 2 MiB copied as a whole",
+                ram.chunks_copied,
+            ),
+            counter(
+                "chunks_copied_next",
+                "of these, chunks copied behind those that the guest was writing",
+                ram.chunks_copied_next,
+            ),
+            counter(
+                "huge_pages",
+                "chunks of guest RAM taken as one huge page of a tmpfs",
+                ram.huge_pages,
+            ),
+        ]
+    }
+
+    fn of_calls(&self) -> Vec<Metric> {
+        let calls = &self.kernel_calls;
+        vec![
             Metric {
                 name: "kernel_calls",
                 meaning: "calls to the kernel for guest RAM",
@@ -116,6 +145,11 @@ impl VmStats {
                 "fault_latency",
                 "how long guest accesses were held",
                 &self.fault_latency,
+            ),
+            gauge(
+                "fault_longest_microseconds",
+                "the longest time that a guest access was held",
+                self.held_us_max.round() as u64,
             ),
         ]
     }

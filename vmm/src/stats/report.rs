@@ -20,6 +20,9 @@ pub struct VmStats {
     /// Times for which guest accesses were held: from the fault thread's reading of the event until
     /// the waiting thread was woken. Waiting for space in a full pool is included.
     pub fault_latency: Buckets,
+    /// The longest of these times, in microseconds.
+    #[serde(default)]
+    pub held_us_max: f64,
     /// Snapshots of the whole VM.
     pub snapshots: SnapshotStats,
     /// Writes of this process to the pool's catalog.
@@ -46,6 +49,15 @@ pub struct RamCounters {
     /// snapshots.
     #[serde(default)]
     pub frames_copied_hot: u64,
+    /// Chunks that were copied as a whole, on write or ahead of it.
+    #[serde(default)]
+    pub chunks_copied: u64,
+    /// Of these, chunks that were copied behind those that the guest was writing.
+    #[serde(default)]
+    pub chunks_copied_next: u64,
+    /// Chunks for guest RAM that the kernel made one huge page of a tmpfs (`MADV_COLLAPSE`).
+    #[serde(default)]
+    pub huge_pages: u64,
     /// Mappings (VMAs) that guest RAM takes, as the budget counts them.
     pub mappings: u64,
     /// Mappings that it may take.

@@ -56,14 +56,23 @@ impl Pagemap {
     /// Kind of each of the pages of `[start, start + 4096 * pages)`, which are a private mapping of
     /// a file, armed after it was made.
     pub fn pages(&self, start: usize, pages: usize) -> io::Result<Vec<PageKind>> {
+        let entries = self.entries(start, pages)?;
+        Ok(entries.into_iter().map(kind).collect())
+    }
+
+    /// Number of pages of the range that are in the page tables.
+    pub fn present(&self, start: usize, pages: usize) -> io::Result<u32> {
+        let entries = self.entries(start, pages)?;
+        let present = entries.iter().filter(|entry| *entry & PRESENT != 0);
+        Ok(present.count() as u32)
+    }
+
+    fn entries(&self, start: usize, pages: usize) -> io::Result<Vec<u64>> {
         let mut entries = vec![0u8; pages * ENTRY_SIZE_BYTES];
         let offset = (start / PAGE_SIZE_BYTES * ENTRY_SIZE_BYTES) as u64;
         self.file.read_exact_at(&mut entries, offset)?;
         let entries = entries.as_chunks::<ENTRY_SIZE_BYTES>().0;
-        Ok(entries
-            .iter()
-            .map(|raw| kind(u64::from_le_bytes(*raw)))
-            .collect())
+        Ok(entries.iter().copied().map(u64::from_le_bytes).collect())
     }
 }
 

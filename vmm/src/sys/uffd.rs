@@ -257,6 +257,11 @@ impl Uffd {
     /// Lets whoever waits for a page of the range try again.
     pub fn wake(&self, start: usize, size_bytes: usize) -> io::Result<()> {
         self.wakes.one();
+        self.wake_if_any(start, size_bytes)
+    }
+
+    /// The same where perhaps nobody waits. It is not counted, as no answer is.
+    pub fn wake_if_any(&self, start: usize, size_bytes: usize) -> io::Result<()> {
         let mut request = range(start, size_bytes);
         // SAFETY: UFFDIO_WAKE reads one uffdio_range.
         check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_WAKE.into(), &mut request) })

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     agent::link::{AgentLink, unix_ns_now},
     checkpoint::{
-        Digests, blob::SavedVm, phases::Phases, report::GuestClock, report::RestoreReport,
+        Cleaner, Digests, blob::SavedVm, phases::Phases, report::GuestClock, report::RestoreReport,
     },
     control::VmOrigin,
     cow::{self, Budget, CowEngine, FaultThread, PrivateEngine, RedirectEngine},
@@ -59,6 +59,8 @@ pub struct Builder<'a> {
     pub dirty_log: bool,
     /// Ways in which memory is copied.
     pub techniques: cow::Techniques,
+    /// Cleans freed blocks.
+    pub cleaner: Arc<Cleaner>,
     /// Hears of a failure after which the VM cannot go on.
     pub on_cow_failure: Arc<dyn Fn(cow::CowError) + Send + Sync>,
 }
@@ -73,6 +75,32 @@ struct Restoring {
     /// Notes for the report.
     notes: Vec<String>,
     step_clock: bool,
+}
+
+/// A machine that is built for a snapshot, but does not have its state yet.
+pub(super) struct Prepared {
+    // Dropped in this order, as in `RunningVm`.
+    machine: Arc<Machine>,
+    faults: FaultThread,
+    engine: Arc<dyn CowEngine>,
+    holder: Arc<Holder>,
+    started: Instant,
+    phases: Phases,
+    pub entry: SnapshotEntry,
+    saved: SavedVm,
+    pub spec: VmSpec,
+    once: bool,
+    prefault: bool,
+    notes: Vec<String>,
+    step_clock: bool,
+}
+
+impl Prepared {
+    /// Has the restore begin now, for its report: the machine was built ahead of it.
+    pub fn begin_now(&mut self, step_clock: bool) {
+        (self.started, self.phases) = (Instant::now(), Phases::begin());
+        self.step_clock = step_clock;
+    }
 }
 
 /// A snapshot of a VM, which a holder of the VM to come pins.
@@ -167,6 +195,7 @@ impl Builder<'_> {
         };
         Ok(RunningVm {
             digests: Digests::new(Arc::clone(self.pool)),
+            cleaner: Arc::clone(&self.cleaner),
             spec: spec.clone(),
             reboot_notice: files.boot().err().map(reboot_notice),
             dirty_log: self.dirty_log,
@@ -207,6 +236,15 @@ impl Builder<'_> {
         restore: &RestoreOptions,
         console: ConsoleStreams,
     ) -> Result<(RunningVm, u64), VmError> {
+        self.finish(self.prepare_restore(restore, console)?)
+    }
+
+    /// Does all of a restore that comes before the machine gets its state.
+    pub(super) fn prepare_restore(
+        &self,
+        restore: &RestoreOptions,
+        console: ConsoleStreams,
+    ) -> Result<Prepared, VmError> {
         let (started, mut phases) = (Instant::now(), Phases::begin());
         let read = phases.run("ReadSnapshot", || {
             ReadSnapshot::read(self.pool, self.name, &restore.snapshot)
@@ -223,15 +261,24 @@ impl Builder<'_> {
             console,
             step_clock: restore.step_clock,
         };
-        self.restore_read(read, (started, phases), how)
+        self.prepare(read, (started, phases), how)
     }
 
     fn restore_read(
         &self,
         read: ReadSnapshot,
-        (started, mut phases): (Instant, Phases),
+        begun: (Instant, Phases),
         how: Restoring,
     ) -> Result<(RunningVm, u64), VmError> {
+        self.finish(self.prepare(read, begun, how)?)
+    }
+
+    fn prepare(
+        &self,
+        read: ReadSnapshot,
+        (started, mut phases): (Instant, Phases),
+        how: Restoring,
+    ) -> Result<Prepared, VmError> {
         let ReadSnapshot {
             holder,
             entry,
@@ -246,12 +293,6 @@ impl Builder<'_> {
             notes,
             step_clock,
         } = how;
-        let clock = match step_clock {
-            false => GuestClock::Kept,
-            true if had_vsock_driver(&saved) => GuestClock::NotSet,
-            true => GuestClock::NoAgent,
-        };
-        let slept_ns = slept_ns(&saved, &entry);
         let files = self.files(&spec, OpenedFiles::open_restored)?;
         let origin = cow::RamOrigin::Snapshot {
             frames,
@@ -263,6 +304,47 @@ impl Builder<'_> {
         let machine = Arc::new(phases.run("BuildMachine", || {
             self.machine(&spec, files, &*engine, console)
         })?);
+        Ok(Prepared {
+            started,
+            phases,
+            holder,
+            entry,
+            saved,
+            spec,
+            once,
+            prefault,
+            notes,
+            step_clock,
+            machine,
+            faults,
+            engine,
+        })
+    }
+
+    /// Gives a machine its state. Returns the time that the guest slept, too, in nanoseconds.
+    pub(super) fn finish(&self, prepared: Prepared) -> Result<(RunningVm, u64), VmError> {
+        let Prepared {
+            started,
+            mut phases,
+            holder,
+            entry,
+            saved,
+            spec,
+            once,
+            prefault,
+            notes,
+            step_clock,
+            machine,
+            faults,
+            engine,
+        } = prepared;
+        let clock = match step_clock {
+            false => GuestClock::Kept,
+            true if had_vsock_driver(&saved) => GuestClock::NotSet,
+            true => GuestClock::NoAgent,
+        };
+        let slept_ns = slept_ns(&saved, &entry);
+        let files = self.files(&spec, OpenedFiles::open_restored)?;
         let restored = phases.run("RestoreState", || {
             let machine = Arc::clone(&machine);
             faults.unless_stuck(move || machine.restore(&saved.machine))
@@ -296,6 +378,7 @@ impl Builder<'_> {
         let origin = VmOrigin::Snapshot { name: entry.name };
         let vm = RunningVm {
             digests: Digests::new(Arc::clone(self.pool)),
+            cleaner: Arc::clone(&self.cleaner),
             spec,
             reboot_notice: files.boot().err().map(reboot_notice),
             dirty_log: self.dirty_log,
@@ -311,7 +394,7 @@ impl Builder<'_> {
     }
 
     /// Has the guest's agent told that the guest was restored.
-    fn tell(&self, restore: &RestoreOptions, slept_ns: u64) -> Result<(), VmError> {
+    pub(super) fn tell(&self, restore: &RestoreOptions, slept_ns: u64) -> Result<(), VmError> {
         match self.agent {
             Some(agent) => tell(agent, self.name, restore, slept_ns),
             None => Ok(()),

@@ -116,6 +116,34 @@ impl Vm {
         }
     }
 
+    /// Waits until the machine of a VM with [`VmOptions::standby`] stands by. Gives its status.
+    ///
+    /// # Errors
+    /// The machine could not be built.
+    pub fn wait_standby(&self) -> Result<VmStatus, VmError> {
+        match self.supervisor.standby.wait() {
+            true => Ok(self.status()),
+            false => Err(match self.join() {
+                Err(error) => error,
+                Ok(_) => VmError::failed("the VM ended before it stood by"),
+            }),
+        }
+    }
+
+    /// Waits until somebody has taken a VM that stands by, and its guest has been entered or is
+    /// paused. `None` when the VM was asked to end before.
+    ///
+    /// # Errors
+    /// The VM could not be started, or its snapshot is not there any more.
+    pub fn wait_taken(&self) -> Result<Option<VmStatus>, VmError> {
+        let wait = self.ready.lock();
+        let wait = wait.unwrap_or_else(PoisonError::into_inner).take();
+        match wait.and_then(|wait| wait.recv().ok()) {
+            Some(status) => Ok(Some(status)),
+            None => self.join().map(|_| None),
+        }
+    }
+
     /// Waits until the guest's agent has set the guest's clock, if that was asked for
     /// ([`RestoreOptions::step_clock`]): at most for `limit`, and not for a VM that is paused.
     /// Gives the status then; the report of the restore in it says what became of the clock.

@@ -16,7 +16,7 @@ use std::{
     time::Instant,
 };
 
-use nvvmm_snapshot::{FrameMap, Pool, SnapshotEntry, SnapshotId};
+use nvvmm_snapshot::{FrameMap, SnapshotEntry, SnapshotId};
 
 use super::{
     RestoreOptions, VmError,
@@ -25,6 +25,7 @@ use super::{
     error::{cow_error, machine_error, no_thread},
     rewind::{Asker, Rewinding, WantedRewind},
     running::{Operation, RunningVm},
+    supervisor::Supervisor,
 };
 use crate::{
     agent::link::AgentLink,
@@ -34,7 +35,7 @@ use crate::{
         report::{GuestClock, RestoreReport},
         went_on_at,
     },
-    control::VmOrigin,
+    control::{RewindRequest, VmOrigin},
     cow::RewindTo,
     machine::Hold,
     memory::WriteLog,
@@ -63,8 +64,8 @@ enum Failure {
     Refused(VmError),
     /// Nothing has changed; a machine that is built anew can do it.
     Anew,
-    /// The machine cannot run on.
-    Lost(VmError),
+    /// The machine cannot run on. It was on its way to the snapshot of this name.
+    Lost(String, VmError),
 }
 
 impl<E: Into<VmError>> From<E> for Failure {
@@ -85,20 +86,18 @@ impl Turn {
     }
 }
 
-/// Takes a VM back to a snapshot in the machine that it has. `is_to_end` says if the VM is to end.
+/// Takes a VM back to a snapshot in the machine that it has.
 pub(super) fn rewind(
     vm: &Arc<RunningVm>,
     wanted: &WantedRewind,
-    name: &str,
+    supervisor: &Arc<Supervisor>,
     agent: Option<&Arc<AgentLink>>,
-    is_to_end: impl Fn() -> bool,
 ) -> Outcome {
     let turn = Arc::new(Turn::default());
     let attempt = Attempt {
         vm: Arc::clone(vm),
-        name: name.to_owned(),
-        snapshot: wanted.snapshot.clone(),
-        look_at_disks: !wanted.stale_disks,
+        supervisor: Arc::clone(supervisor),
+        request: wanted.request.clone(),
         agent: agent.map(Arc::clone),
         turn: Arc::clone(&turn),
         asker: wanted.asker.clone(),
@@ -107,7 +106,7 @@ pub(super) fn rewind(
     let give_up = || {
         let withdraw = vm.faults.is_stuck() && turn.take();
         withdrawn.fetch_or(withdraw, Ordering::SeqCst);
-        withdraw || vm.faults.is_held_up() && is_to_end()
+        withdraw || vm.faults.is_held_up() && supervisor.is_to_end()
     };
     let refuse = |error| {
         wanted.asker.clone().answer(Err(error));
@@ -120,13 +119,13 @@ pub(super) fn rewind(
         Ok(Some(Ok(()))) => Outcome::Done,
         Ok(Some(Err(Failure::Refused(error)))) => refuse(error),
         Ok(Some(Err(Failure::Anew))) => Outcome::Anew,
-        Ok(Some(Err(Failure::Lost(error)))) => {
+        Ok(Some(Err(Failure::Lost(snapshot, error)))) => {
             tracing::warn!("the machine is built anew, as the rewind in place failed: {error}");
             Outcome::Lost(Box::new(Rewinding {
-                read: ReadSnapshot::read(vm.holder.pool(), name, &wanted.snapshot),
+                read: ReadSnapshot::read(vm.holder.pool(), supervisor.name(), &snapshot),
                 spec: vm.spec.clone(),
                 paused: vm.machine.is_held(Hold::Pause),
-                asker: wanted.asker.clone(),
+                asker: wanted.asker.clone().to(&snapshot),
             }))
         }
     }
@@ -134,6 +133,7 @@ pub(super) fn rewind(
 
 /// A snapshot that the VM's holder pins, read and checked.
 struct Target {
+    look_at_disks: bool,
     entry: SnapshotEntry,
     saved: SavedVm,
     memory: RewindTo,
@@ -142,10 +142,8 @@ struct Target {
 /// One rewind.
 struct Attempt {
     vm: Arc<RunningVm>,
-    /// The VM's name.
-    name: String,
-    snapshot: String,
-    look_at_disks: bool,
+    supervisor: Arc<Supervisor>,
+    request: RewindRequest,
     agent: Option<Arc<AgentLink>>,
     turn: Arc<Turn>,
     asker: Asker,
@@ -158,19 +156,20 @@ impl Attempt {
         vm.refuse_if_ending()?;
         let mut phases = Phases::begun_at(self.asker.asked());
         let target = phases.run("ReadSnapshot", || self.read(&operation))?;
-        let id = target.entry.id;
+        let (id, name) = (target.entry.id, target.entry.name.clone());
         let stopped = Instant::now();
         let changed = self.change(&mut operation, target, &mut phases);
         match changed {
             Ok(()) => {}
-            Err(Failure::Lost(error)) => return Err(Failure::Lost(error)),
+            Err(lost @ Failure::Lost(..)) => return Err(lost),
             Err(nothing_changed) => {
                 self.go_on(&operation, &mut phases)?;
                 self.unpin(&operation, id);
                 return Err(nothing_changed);
             }
         }
-        self.go_on(&operation, &mut phases).map_err(Failure::Lost)?;
+        self.go_on(&operation, &mut phases)
+            .map_err(|error| Failure::Lost(name.clone(), error))?;
         let resumed = Instant::now();
         phases.run("FreePins", || self.unpin_others(id));
         let went_on = match operation.quiesced {
@@ -178,8 +177,8 @@ impl Attempt {
             true => resumed,
         };
         let report = RewindReport {
-            vm: self.name.clone(),
-            snapshot: self.snapshot.clone(),
+            vm: self.supervisor.name().to_owned(),
+            snapshot: name,
             total_us: micros(self.asker.asked()),
             stopped_us: micros_of(went_on - stopped),
             paused: operation.quiesced,
@@ -187,22 +186,24 @@ impl Attempt {
         };
         self.asker.answer(Ok(report));
         vm.engine.free_replaced();
+        vm.cleaner.clean_later();
         Ok(())
     }
 
     /// Pins, reads and checks the snapshot. The guest runs.
     fn read(&self, operation: &Operation) -> Result<Target, Failure> {
         let (vm, pool) = (&*self.vm, self.vm.holder.pool());
+        let (snapshot, stale_disks) = self.supervisor.wanted(vm, &self.request)?;
         // A holder of another kind would mark what is taken of the VM from there on.
-        if pool.find(&self.snapshot)?.foreign != vm.holder.is_foreign() {
+        if pool.find(&snapshot)?.foreign != vm.holder.is_foreign() {
             return Err(Failure::Anew);
         }
-        let (entry, frames) = match vm.holder.pin(&self.snapshot) {
+        let (entry, frames) = match vm.holder.pin(&snapshot) {
             Err(nvvmm_snapshot::Error::TooManyPins { .. }) => return Err(Failure::Anew),
             pinned => pinned?,
         };
         let id = entry.id;
-        self.check(entry, frames, pool, operation)
+        self.check(entry, frames, !stale_disks, operation)
             .inspect_err(|_| self.unpin(operation, id))
     }
 
@@ -210,17 +211,18 @@ impl Attempt {
         &self,
         entry: SnapshotEntry,
         frames: FrameMap,
-        pool: &Pool,
+        look_at_disks: bool,
         operation: &Operation,
     ) -> Result<Target, Failure> {
         build::check_kind(&entry)?;
-        let saved = build::read_state(pool, &entry)?;
-        self.vm.refuse_other_machine(&saved.spec, &self.snapshot)?;
+        let saved = build::read_state(self.vm.holder.pool(), &entry)?;
+        self.vm.refuse_other_machine(&saved.spec, &entry.name)?;
         let base = operation.base.map(|id| self.vm.holder.frame_map(id));
         let base = base.transpose()?;
         let memory = RewindTo::new(frames, entry.frames_mapped, base.as_ref());
         Ok(Target {
             memory: memory.map_err(cow_error)?,
+            look_at_disks,
             entry,
             saved,
         })
@@ -247,7 +249,8 @@ impl Attempt {
             return Err(vm.no_space().into());
         }
         // From here on the guest must not run on.
-        let lost = |error: VmError| Failure::Lost(error);
+        let name = target.entry.name.clone();
+        let lost = |error: VmError| Failure::Lost(name.clone(), error);
         operation.process.stop(&*vm.engine, &vm.holder);
         operation.shown.clear();
         phases
@@ -257,6 +260,7 @@ impl Attempt {
             entry,
             saved,
             memory,
+            ..
         } = target;
         phases
             .run("PutBackMemory", || {
@@ -276,9 +280,9 @@ impl Attempt {
         match &self.agent {
             None => Ok(()),
             Some(agent) => {
-                let restore = RestoreOptions::from(self.snapshot.as_str());
+                let restore = RestoreOptions::from(name.as_str());
                 let slept_ns = build::slept_ns(&saved, &entry);
-                build::tell(agent, &self.name, &restore, slept_ns).map_err(lost)
+                build::tell(agent, self.supervisor.name(), &restore, slept_ns).map_err(lost)
             }
         }
     }
@@ -286,8 +290,8 @@ impl Attempt {
     /// Checks what can only be checked while the guest stands still.
     fn check_standing(&self, target: &Target) -> Result<(), Failure> {
         let vm = &*self.vm;
-        if self.look_at_disks {
-            vm.refuse_written_disks(&target.saved, &self.snapshot)?;
+        if target.look_at_disks {
+            vm.refuse_written_disks(&target.saved, &target.entry.name)?;
         }
         vm.machine
             .check_rewind(&target.saved.machine)
@@ -316,7 +320,7 @@ impl Attempt {
         vm.seen().taken.clear();
         let report = RestoreReport {
             snapshot: entry.name.clone(),
-            vm: self.name.clone(),
+            vm: self.supervisor.name().to_owned(),
             phases: phases.times(),
             first_instruction_us: 0.0,
             frames_mapped: entry.frames_mapped,

@@ -8,17 +8,19 @@ use nvvmm_snapshot::{FaultPoint, Pool, fault_point};
 
 use super::{
     VmError, VmExit, VmOptions, VmSource, VsockSockets,
-    build::Builder,
+    build::{Builder, Prepared},
     error::cow_error,
     given::check_paths,
     in_place::{self, Outcome},
-    options::agent_path,
+    options::{TakenListener, agent_path},
     rewind::{Asker, Rewinding, WantedRewind},
     running::RunningVm,
+    standby::StandingBy,
     supervisor::Supervisor,
 };
 use crate::{
     agent::link::AgentLink,
+    checkpoint::Cleaner,
     control::{VmControl, VmStatus},
     cow::{CowError, Lack},
 };
@@ -41,62 +43,60 @@ pub(super) fn live(
     on_ready: impl FnOnce(VmStatus),
 ) -> Result<VmExit, VmError> {
     check_paths(pool, &source, &options)?;
-    let on_cow_failure = {
-        let supervisor = Arc::clone(supervisor);
-        Arc::new(move |error| supervisor.end(Err(cow_error(error))))
-    };
-    let (agent, vsock_socket) = guest_sockets(options.vsock_sockets, options.vsock.as_deref())?;
+    let vsock = options.vsock.as_deref();
+    let (agent, vsock_socket) = guest_sockets(options.vsock_sockets, vsock, supervisor)?;
     let agent = agent.map(Arc::new);
-    if let Some(agent) = &agent {
-        let supervisor = supervisor.clone();
-        agent.on_settled(move |failures| supervisor.settled(failures));
-    }
-    let builder = Builder {
+    let mut builder = Builder {
         name: &options.name,
         pool,
-        vsock: options.vsock.as_deref(),
+        vsock,
         vsock_socket,
         files: options.files.map_or_else(OnceCell::new, OnceCell::from),
         agent: agent.as_deref(),
         dirty_log: options.dirty_log,
         techniques: options.techniques,
-        on_cow_failure,
+        cleaner: Arc::new(Cleaner::new(Arc::clone(pool))),
+        on_cow_failure: on_cow_failure(supervisor),
     };
     let mut paused = options.paused;
     let mut next = Next::Start(source);
     let mut on_ready = Some(on_ready);
     let mut console = options.console;
+    let mut stands_by = options.standby.then_some(options.hear_taken);
     loop {
-        let (vm, asker) = next.build(&builder, console, paused)?;
+        let built = match stands_by.take() {
+            Some(taken) => stand_by(
+                (next, taken),
+                supervisor,
+                &mut builder,
+                console,
+                &mut paused,
+            )?,
+            None => Some(next.build(&builder, console, paused)?),
+        };
+        let Some((vm, asker)) = built else {
+            return supervisor.take_exit().unwrap_or(Ok(VmExit::Stopped));
+        };
+        // Of a holder that has died, or the VM before a rewind.
+        builder.cleaner.clean_later();
         supervisor.install(Some(Arc::clone(&vm)));
         if let Some(agent) = &agent {
             hear_of_idle_frames(agent, &vm);
         }
         if let Some(on_ready) = on_ready.take() {
-            wait_for_entry(&vm, paused);
-            fault_point(FaultPoint::RestoreEntered);
-            on_ready(supervisor.status());
+            tell_ready((&vm, paused), supervisor, on_ready);
         }
         if let Some(asker) = asker {
             wait_for_entry(&vm, paused);
             asker.done(builder.name, paused);
         }
         let mut ended = wait(supervisor, &vm, &builder, agent.as_ref());
-        supervisor.begin_change();
+        let must_end = begin_to_end(&mut ended, &vm, supervisor);
         if let Ended::Stuck = ended {
             supervisor.install(None);
             return leave_running(vm, ended, supervisor);
         }
-        if let Ended::Rewind(rewinding) = &mut ended {
-            rewinding.asker.stopping();
-        }
-        vm.digests.end();
         let spec = vm.spec.clone();
-        let must_end = matches!(ended, Ended::Exit(_));
-        if must_end {
-            // Whoever waits for a rewind is told that there is none.
-            drop(supervisor.asked_rewind());
-        }
         let stopped = stop_machine(&vm, || must_end || supervisor.is_to_end());
         supervisor.install(None);
         if !stopped {
@@ -120,6 +120,95 @@ pub(super) fn live(
     }
 }
 
+/// A machine that is built, and the caller that waits for it.
+type Built = (Arc<RunningVm>, Option<Asker>);
+
+/// Builds a machine and stands by, until somebody takes it. `None` when the VM is to end. Only a VM
+/// of a snapshot does so; any other is built.
+fn stand_by<'a>(
+    (next, hear_taken): (Next, Option<TakenListener>),
+    supervisor: &'a Supervisor,
+    builder: &mut Builder<'a>,
+    console: ConsoleStreams,
+    paused: &mut bool,
+) -> Result<Option<Built>, VmError> {
+    let Next::Start(VmSource::Restore(restore)) = next else {
+        return next.build(builder, console, *paused).map(Some);
+    };
+    let prepared = builder.prepare_restore(&restore, console)?;
+    let standing_by = StandingBy {
+        pool: builder.pool,
+        supervisor,
+        hear_taken,
+        restore,
+    };
+    let taken = go_on(&standing_by, builder, prepared, paused);
+    if let Err(error) = &taken {
+        supervisor.answer_taker(Err(error.clone()));
+    }
+    Ok(taken?.map(|vm| (vm, None)))
+}
+
+/// Tells that the guest runs, or that it is paused.
+fn tell_ready(
+    (vm, paused): (&RunningVm, bool),
+    supervisor: &Supervisor,
+    on_ready: impl FnOnce(VmStatus),
+) {
+    wait_for_entry(vm, paused);
+    fault_point(FaultPoint::RestoreEntered);
+    on_ready(supervisor.status());
+    if supervisor.answer_taker(Ok(())) {
+        show_name(vm, supervisor.name());
+    }
+}
+
+/// Prepares for the end of a machine. True if the VM ends with it.
+fn begin_to_end(ended: &mut Ended, vm: &RunningVm, supervisor: &Supervisor) -> bool {
+    supervisor.begin_change();
+    if let Ended::Rewind(rewinding) = ended {
+        rewinding.asker.stopping();
+    }
+    vm.digests.end();
+    let must_end = matches!(ended, Ended::Exit(_));
+    if must_end {
+        // Whoever waits for a rewind is told that there is none.
+        drop(supervisor.asked_rewind());
+    }
+    must_end
+}
+
+/// Ends the VM when its memory fails.
+fn on_cow_failure(supervisor: &Arc<Supervisor>) -> Arc<dyn Fn(CowError) + Send + Sync> {
+    let supervisor = Arc::clone(supervisor);
+    Arc::new(move |error| supervisor.end(Err(cow_error(error))))
+}
+
+/// Has the pool's status name the VM, which nobody waits for.
+fn show_name(vm: &RunningVm, name: &str) {
+    if let Err(error) = vm.holder.show_name(name) {
+        tracing::warn!(%error, "the pool's status names a spare VM, not this one");
+    }
+}
+
+/// Waits until somebody takes the VM, and builds the rest of it then.
+fn go_on<'a>(
+    standing_by: &StandingBy<'a>,
+    builder: &mut Builder<'a>,
+    prepared: Prepared,
+    paused: &mut bool,
+) -> Result<Option<Arc<RunningVm>>, VmError> {
+    let Some(request) = standing_by.wait(&prepared)? else {
+        return Ok(None);
+    };
+    standing_by.rename(&request)?;
+    builder.name = standing_by.supervisor.name();
+    *paused = request.paused;
+    let vm = Arc::new(standing_by.go_on(&request, prepared, builder)?);
+    vm.start(*paused)?;
+    Ok(Some(vm))
+}
+
 /// The exit of a VM of which a vCPU or device waits for memory that nobody will give it any more.
 /// It ends with the process, and so what it uses stays until then.
 fn leave_running(
@@ -141,14 +230,20 @@ fn leave_running(
 fn guest_sockets(
     bound: Option<VsockSockets>,
     path: Option<&Path>,
+    supervisor: &Arc<Supervisor>,
 ) -> Result<(Option<AgentLink>, OnceCell<Arc<HostSocket>>), VmError> {
-    Ok(match bound {
+    let (agent, socket) = match bound {
         Some(sockets) => (
             Some(AgentLink::serve(sockets.agent).map_err(no_agent_link)?),
             OnceCell::from(Arc::new(sockets.guest)),
         ),
         None => (path.map(agent_link).transpose()?, OnceCell::new()),
-    })
+    };
+    if let Some(agent) = &agent {
+        let supervisor = Arc::clone(supervisor);
+        agent.on_settled(move |failures| supervisor.settled(failures));
+    }
+    Ok((agent, socket))
 }
 
 /// Listens for the guest's agent.
@@ -191,7 +286,7 @@ pub(super) enum Waited {
 
 /// Waits for the end of a machine. Takes it back to snapshots meanwhile.
 fn wait(
-    supervisor: &Supervisor,
+    supervisor: &Arc<Supervisor>,
     vm: &Arc<RunningVm>,
     builder: &Builder<'_>,
     agent: Option<&Arc<AgentLink>>,
@@ -202,14 +297,14 @@ fn wait(
             Waited::Rewind(wanted) => wanted,
         };
         let way = match builder.techniques.rewind_in_place {
-            true => in_place::rewind(vm, &wanted, builder.name, agent, || supervisor.is_to_end()),
+            true => in_place::rewind(vm, &wanted, supervisor, agent),
             false => Outcome::Anew,
         };
         match way {
             Outcome::Done => {}
             Outcome::Lost(rewinding) => return Ended::Rewind(rewinding),
             Outcome::Stuck => return Ended::Stuck,
-            Outcome::Anew => match vm.prepare_anew(builder.name, &wanted) {
+            Outcome::Anew => match vm.prepare_anew(supervisor, &wanted) {
                 Ok(rewinding) => return Ended::Rewind(Box::new(rewinding)),
                 Err(error) => wanted.asker.answer(Err(error)),
             },
@@ -230,7 +325,7 @@ impl Next {
         builder: &Builder<'_>,
         console: ConsoleStreams,
         paused: bool,
-    ) -> Result<(Arc<RunningVm>, Option<Asker>), VmError> {
+    ) -> Result<Built, VmError> {
         let started = |vm: RunningVm| {
             let vm = Arc::new(vm);
             vm.start(paused).map(|()| vm)

@@ -24,6 +24,7 @@ mod rewind;
 mod ring;
 mod running;
 mod stale_disks;
+mod standby;
 mod supervisor;
 
 pub use ahead::open_ahead;
@@ -34,7 +35,8 @@ pub use handle::Vm;
 pub use host::{check_host, check_kvm, check_userfaultfd};
 pub use host_paths::BootChoice;
 pub use options::{
-    OnReboot, RebootListener, RestoreOptions, VmExit, VmOptions, VmSource, VsockSockets,
+    OnReboot, RebootListener, RestoreOptions, TakenListener, VmExit, VmOptions, VmSource,
+    VsockSockets,
 };
 pub use process::check_image;
 pub use running::RunningVm;

@@ -11,7 +11,7 @@ use std::{
 
 use nvvmm_devices::{ConsoleStreams, HostSocket};
 
-use super::BootChoice;
+use super::{BootChoice, VmError};
 use crate::{
     control::SandboxStatus,
     cow::Techniques,
@@ -27,6 +27,12 @@ pub struct VmOptions {
     pub paused: bool,
     /// Streams of the guest's serial console. By default output is dropped and no input comes.
     pub console: ConsoleStreams,
+    /// Builds the machine of a snapshot and stands by, until somebody takes it over through the
+    /// control socket ([`TakeRequest`](crate::control::TakeRequest)). Only then the machine gets
+    /// the state of the snapshot, and a name.
+    pub standby: bool,
+    /// Hears of the name that the VM has from now on, when it is taken over. An error ends the VM.
+    pub hear_taken: Option<TakenListener>,
     /// Path of the socket that host programs use to reach the guest's vsock device. The agent in
     /// the guest then connects to this process at the same path with `_512` added. A machine
     /// with a vsock device needs this path; [`VmSpec::vsock`] switches the device off.
@@ -48,6 +54,9 @@ pub struct VmOptions {
     /// Hears of each reboot of the guest; called with their number so far. Must not wait.
     pub hear_reboot: Option<RebootListener>,
 }
+
+/// Hears of the new name of a VM that is taken over.
+pub type TakenListener = Arc<dyn Fn(&str) -> Result<(), VmError> + Send + Sync>;
 
 /// Hears of a reboot of the guest.
 pub type RebootListener = Arc<dyn Fn(u64) + Send + Sync>;

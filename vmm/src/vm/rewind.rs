@@ -26,10 +26,7 @@ use crate::{
 
 /// A rewind that was asked for, for the thread that builds VMs.
 pub(super) struct WantedRewind {
-    /// Name of the snapshot.
-    pub snapshot: String,
-    /// The disks may have been written since.
-    pub stale_disks: bool,
+    pub request: RewindRequest,
     pub asker: Asker,
 }
 
@@ -49,21 +46,30 @@ pub(super) struct Rewinding {
 pub(super) struct Asker {
     asked: Instant,
     stopped: Instant,
+    /// Name of the snapshot, when it is chosen.
     snapshot: String,
     answer: Sender<Result<RewindReport, VmError>>,
 }
 
 impl Asker {
     /// Someone who asks now for a rewind, and gets the answer.
-    fn new(asked: Instant, snapshot: &str) -> (Self, Receiver<Result<RewindReport, VmError>>) {
+    fn new(asked: Instant) -> (Self, Receiver<Result<RewindReport, VmError>>) {
         let (answer, answered) = channel();
         let asker = Self {
             asked,
             stopped: asked,
-            snapshot: snapshot.to_owned(),
+            snapshot: String::new(),
             answer,
         };
         (asker, answered)
+    }
+
+    /// The snapshot is chosen.
+    pub fn to(self, snapshot: &str) -> Self {
+        Self {
+            snapshot: snapshot.to_owned(),
+            ..self
+        }
     }
 
     /// Notes that there is no guest from now on.
@@ -120,11 +126,9 @@ impl Supervisor {
         if vm.faults.is_stuck() {
             return Err(vm.no_space());
         }
-        let (snapshot, stale_disks) = self.wanted(&vm, request)?;
-        let (asker, answer) = Asker::new(asked, &snapshot);
+        let (asker, answer) = Asker::new(asked);
         self.ask_for_rewind(WantedRewind {
-            snapshot,
-            stale_disks,
+            request: request.clone(),
             asker,
         })?;
         vm.machine.interrupter().interrupt();
@@ -140,7 +144,12 @@ impl Supervisor {
 
 impl Supervisor {
     /// The name of the snapshot that is asked for, and if it is gone back to with stale disks.
-    fn wanted(&self, vm: &RunningVm, request: &RewindRequest) -> Result<(String, bool), VmError> {
+    /// The VM's operations are locked until the snapshot is pinned: a ring removes none meanwhile.
+    pub(super) fn wanted(
+        &self,
+        vm: &RunningVm,
+        request: &RewindRequest,
+    ) -> Result<(String, bool), VmError> {
         match request {
             RewindRequest::To { name, stale_disks } => Ok((name.clone(), *stale_disks)),
             RewindRequest::Back {
@@ -192,16 +201,19 @@ impl RunningVm {
     /// The VM is not rewound, and goes on.
     pub(super) fn prepare_anew(
         self: &Arc<Self>,
-        name: &str,
+        supervisor: &Supervisor,
         wanted: &WantedRewind,
     ) -> Result<Rewinding, VmError> {
         self.refuse_if_ending()?;
-        let snapshot = &wanted.snapshot;
-        let read = ReadSnapshot::read(self.holder.pool(), name, snapshot)?;
+        let operation = self.operation_unless_stuck()?;
+        let (snapshot, stale_disks) = supervisor.wanted(self, &wanted.request)?;
+        let snapshot = &snapshot;
+        let read = ReadSnapshot::read(self.holder.pool(), supervisor.name(), snapshot)?;
+        drop(operation);
         self.refuse_other_machine(&read.saved.spec, snapshot)?;
         read.check_map()?;
         let paused = self.machine.is_held(Hold::Pause);
-        if !wanted.stale_disks && self.spec.disks().next().is_some() {
+        if !stale_disks && self.spec.disks().next().is_some() {
             self.stand_still_unless_written(&read.saved, snapshot)?
                 .keep();
         }
@@ -209,7 +221,7 @@ impl RunningVm {
             read: Ok(read),
             spec: self.spec.clone(),
             paused,
-            asker: wanted.asker.clone(),
+            asker: wanted.asker.clone().to(snapshot),
         })
     }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     checkpoint::{
-        self, Digests, Pending, TakeError, Taken, Taking,
+        self, Cleaner, Digests, Pending, TakeError, Taken, Taking,
         phases::micros,
         report::{PhaseTime, RestoreReport, SnapshotReport},
     },
@@ -39,6 +39,8 @@ use crate::{
 pub struct RunningVm {
     /// Digests of snapshots that are still to be made.
     pub digests: Digests,
+    /// Cleans blocks that commits have freed.
+    pub cleaner: Arc<Cleaner>,
     /// The vCPUs and devices.
     pub machine: Arc<Machine>,
     /// Answers accesses to memory that is not mapped.
@@ -285,7 +287,8 @@ impl RunningVm {
             .with_remedy("end the process, or restart it without --window"));
         }
         operation.process.stop(&*self.engine, &self.holder);
-        let taken = checkpoint::take(&Taking {
+        self.faults.longest_held().watch();
+        let mut taken = checkpoint::take(&Taking {
             machine: &self.machine,
             engine: &*self.engine,
             holder: &self.holder,
@@ -301,7 +304,9 @@ impl RunningVm {
             counters: &self.episode().snapshots,
         })
         .map_err(take_error)?;
+        taken.report.held_us_max = self.faults.longest_held().watched_us();
         operation.base = Some(taken.id);
+        self.cleaner.clean_later();
         Ok(taken)
     }
 
@@ -379,6 +384,7 @@ impl RunningVm {
             ram: ram.unwrap_or_else(|_| self.engine.counters()),
             kernel_calls: episode.kernel_calls(&*self.engine),
             fault_latency: episode.fault_latency(&self.faults),
+            held_us_max: self.faults.longest_held().all_us(),
             snapshots: episode.snapshots.stats(),
             pool: self.holder.pool().writes(),
         }

@@ -3,7 +3,7 @@
 use std::{
     os::unix::net::UnixStream,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -13,17 +13,19 @@ use nvvmm_snapshot::Pool;
 
 use super::{
     VmError, VmExit, VmOptions, VmSource,
+    error::machine_error,
     life::{Ended, Waited},
     process::{self, RestartFailed},
     reboots::Reboots,
     rewind::WantedRewind,
     running::RunningVm,
+    standby::{Standby, Taken},
 };
 use crate::{
     checkpoint::report::{AuditReport, GuestClock, SnapshotReport},
     control::{
         CaptureRequest, RestartRequest, RewindRequest, RingRequest, SandboxStatus, SnapshotRequest,
-        VmControl, VmOrigin, VmState, VmStatus,
+        TakeRequest, VmControl, VmOrigin, VmState, VmStatus,
     },
     cow::Lack,
     error::ErrorKind,
@@ -63,6 +65,8 @@ pub(super) struct Supervisor {
     /// Outcome for the guest's clock, if the guest's agent has told.
     clock: Mutex<Option<GuestClock>>,
     reboots: Reboots,
+    /// Standing by, before somebody takes the VM.
+    pub(super) standby: Standby,
 }
 
 /// Facts that do not change while the VM lives.
@@ -75,6 +79,8 @@ struct Facts {
     memory_bytes: u64,
     origin: VmOrigin,
     sandbox: Option<SandboxStatus>,
+    /// Facts that count instead, once a VM that stood by was taken.
+    taken: OnceLock<Taken>,
 }
 
 impl Facts {
@@ -105,7 +111,22 @@ impl Facts {
             memory_bytes,
             origin,
             sandbox: options.sandbox,
+            taken: OnceLock::new(),
         }
+    }
+
+    fn name(&self) -> &str {
+        self.taken.get().map_or(&self.name, |taken| &taken.name)
+    }
+
+    fn console(&self) -> Option<&std::path::PathBuf> {
+        let own = self.console.as_ref();
+        self.taken.get().map_or(own, |taken| taken.console.as_ref())
+    }
+
+    fn uptime_ms(&self) -> u64 {
+        let since = self.taken.get().map_or(self.started, |taken| taken.at);
+        since.elapsed().as_millis() as u64
     }
 }
 
@@ -124,6 +145,7 @@ impl Supervisor {
             own: Mutex::default(),
             clock: Mutex::default(),
             reboots: Reboots::of(options),
+            standby: Standby::default(),
         })
     }
 
@@ -134,7 +156,12 @@ impl Supervisor {
 
     /// The VM's name.
     pub fn name(&self) -> &str {
-        &self.facts.name
+        self.facts.name()
+    }
+
+    /// Gives the VM its name, once.
+    pub fn set_taken(&self, taken: Taken) {
+        let _ = self.facts.taken.set(taken);
     }
 
     /// Source of the VM when it was started.
@@ -152,6 +179,7 @@ impl Supervisor {
     /// There is no VM any more, and no more will be.
     pub fn set_ended(&self) {
         self.ended.store(true, Ordering::SeqCst);
+        self.standby.end();
     }
 
     /// The machine is about to be stopped.
@@ -222,6 +250,7 @@ impl Supervisor {
     /// The VM is to end this way, unless something else ended it before.
     pub fn end(&self, exit: Result<VmExit, VmError>) {
         self.exit().get_or_insert(exit);
+        self.standby.wake();
         if let Some(vm) = self.vm() {
             vm.machine.interrupter().interrupt();
         }
@@ -303,7 +332,7 @@ impl VmControl for Supervisor {
     fn status(&self) -> VmStatus {
         let facts = &self.facts;
         let mut status = VmStatus {
-            name: facts.name.clone(),
+            name: facts.name().to_owned(),
             pid: std::process::id(),
             state: match self.ended.load(Ordering::SeqCst) {
                 true => VmState::Stopping,
@@ -316,8 +345,8 @@ impl VmControl for Supervisor {
             pool: facts.pool.clone(),
             origin: facts.origin.clone(),
             disks: Vec::new(),
-            uptime_ms: facts.started.elapsed().as_millis() as u64,
-            console: facts.console.clone(),
+            uptime_ms: facts.uptime_ms(),
+            console: facts.console().cloned(),
             ram: Default::default(),
             restore: None,
             snapshots_taken: Vec::new(),
@@ -327,6 +356,10 @@ impl VmControl for Supervisor {
         };
         if let Some(notice) = self.reboots.notice(Instant::now()) {
             status.notice = Some(notice);
+        }
+        if let Some((vcpus, memory_bytes)) = self.standby.machine() {
+            (status.vcpus, status.memory_bytes) = (vcpus, memory_bytes);
+            status.state = VmState::Spare;
         }
         if let Some(vm) = self.vm() {
             status.vcpus = vm.spec.vcpus;
@@ -355,8 +388,8 @@ impl VmControl for Supervisor {
     }
 
     fn stats(&self) -> Result<VmStats, VmError> {
-        let uptime_ms = self.facts.started.elapsed().as_millis() as u64;
-        Ok(self.running()?.stats(&self.facts.name, uptime_ms))
+        let facts = &self.facts;
+        Ok(self.running()?.stats(facts.name(), facts.uptime_ms()))
     }
 
     fn pause(&self) -> Result<(), VmError> {
@@ -365,6 +398,14 @@ impl VmControl for Supervisor {
 
     fn resume(&self) -> Result<(), VmError> {
         self.running()?.resume()
+    }
+
+    fn power_button(&self, press: bool) -> Result<bool, VmError> {
+        let vm = self.running()?;
+        if press {
+            vm.machine.press_power_button().map_err(machine_error)?;
+        }
+        Ok(vm.machine.is_power_button_unread())
     }
 
     fn stop(&self) -> Result<(), VmError> {
@@ -402,13 +443,17 @@ impl VmControl for Supervisor {
         agent: &UnixStream,
     ) -> Result<RestartReport, VmError> {
         let vm = Arc::downgrade(&self.running()?);
-        process::restart(vm, &self.facts.name, request, agent).map_err(|failed| match failed {
+        process::restart(vm, self.name(), request, agent).map_err(|failed| match failed {
             RestartFailed::Refused(error) => error,
             RestartFailed::VmIsLost(error) => {
                 self.end(Err(error.clone()));
                 error
             }
         })
+    }
+
+    fn take_over(&self, request: &TakeRequest) -> Result<VmStatus, VmError> {
+        self.take(request)
     }
 
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, VmError> {

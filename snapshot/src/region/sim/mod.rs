@@ -337,6 +337,15 @@ impl Region for SimRegion {
         self.write(offset, &value.to_le_bytes())
     }
 
+    /// Threads do not meet here.
+    fn replace_u32(&self, offset: u64, before: u32, after: u32) -> Result<bool> {
+        if self.load_u32(offset)? != before {
+            return Ok(false);
+        }
+        self.store_u32(offset, after)?;
+        Ok(true)
+    }
+
     fn next_written(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
         let found = lock(&self.shared)
             .now

@@ -97,7 +97,8 @@ impl Host {
         let serial = SerialPort::new("com1", irq, out.clone()).expect("an eventfd");
         let serial = Arc::new(Mutex::new(serial));
         let signal = PowerSignal::new().expect("an eventfd");
-        let power = Arc::new(Mutex::new(AcpiPower::new(Arc::clone(&signal))));
+        let line = Arc::new(CountingIrq::default());
+        let power = Arc::new(Mutex::new(AcpiPower::new(Arc::clone(&signal), line)));
         let mut ports = Bus::new();
         let keyboard = Arc::new(Mutex::new(I8042::new(Arc::clone(&signal))));
         let mut add = |base, len, device: Arc<Mutex<dyn BusDevice>>| {

@@ -30,7 +30,8 @@ fn serial(instance: &str) -> SerialPort {
 }
 
 fn power() -> AcpiPower {
-    AcpiPower::new(PowerSignal::new().expect("an eventfd"))
+    let signal = PowerSignal::new().expect("an eventfd");
+    AcpiPower::new(signal, Arc::new(CountingIrq::default()))
 }
 
 /// States of new devices.

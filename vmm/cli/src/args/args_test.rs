@@ -212,3 +212,38 @@ fn send_and_receive_mean_standard_streams_unless_told_otherwise() {
         assert!(parse(wrong).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn spare_vms_are_counted_or_listed() {
+    let Ok(Command::Spare(spare)) = parse("nvvmm spare base --count 4 --json") else {
+        panic!("not understood")
+    };
+    assert_eq!(
+        (spare.snapshot.as_deref(), spare.count),
+        (Some("base"), Some(4))
+    );
+    assert!(matches!(parse("nvvmm spare"), Ok(Command::Spare(_))));
+    for line in [
+        "nvvmm spare base",
+        "nvvmm spare --count 4",
+        "nvvmm spare base --count 251",
+        "nvvmm spare base --count 1 --refill",
+    ] {
+        assert!(parse(line).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn several_copies_are_in_the_background() {
+    let Ok(Command::Restore(restore)) = parse("nvvmm restore base -d -c 100 -n web") else {
+        panic!("not understood")
+    };
+    assert_eq!(restore.count, Some(100));
+    for line in [
+        "nvvmm restore base --count 3",
+        "nvvmm restore base -d --count 0",
+        "nvvmm restore base -d --count 3 --once",
+    ] {
+        assert!(parse(line).is_err(), "{line}");
+    }
+}

@@ -21,10 +21,14 @@ removes them again.
 Examples:
   nvvmm bench                                   all experiments, as tables
   nvvmm bench paper --sizes 16M,64M,256M --repeat 5
+  nvvmm bench bill warm-up --sizes 512M
+      time that a guest loses by a checkpoint, and after a restore; two minutes
   nvvmm bench rate --cpus 1
       cost of checkpoints at several intervals, for a guest with one vCPU
   nvvmm bench --huge-dir /mnt/huge --out results
-      also write tables, plots (SVG) and all measurements (JSON, CSV) to files";
+      also write tables, plots (SVG) and all measurements (JSON, CSV) to files
+  nvvmm bench bill --merge results/performance.json --out results --force
+      measure one experiment anew, and keep the others";
 
 /// `nvvmm bench`.
 #[derive(Debug, Args)]
@@ -33,8 +37,8 @@ pub struct BenchArguments {
     #[arg(value_enum, value_name = "EXPERIMENT")]
     pub experiments: Vec<ExperimentKind>,
     /// Amounts of memory that guests touch (default: 16M,64M,256M,512M,1G,4G, as far as they fit).
-    /// 'paper' uses all of them. The others use the largest, but at most: 'cow' and 'techniques'
-    /// 512M, 'sparse' 1G, 'clusters' 128M, 'rate' 64M, 'mappings' 16M
+    /// 'paper' uses all of them, 'bill' and 'warm-up' 512M and the largest. The others use the
+    /// largest, but at most: 'cow' and 'techniques' 512M, 'sparse' 1G, 'clusters' 128M, 'rate' 64M, 'mappings' 16M
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = values::size)]
     pub sizes: Vec<u64>,
     /// Repetitions of each measurement, 1 to 99
@@ -78,6 +82,9 @@ pub struct BenchArguments {
     /// Replace the files of --out that exist
     #[arg(short, long, requires = "out")]
     pub force: bool,
+    /// Keep the experiments of an earlier performance.json that are not measured now
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    pub merge: Option<PathBuf>,
     /// Measure nothing: show the measurements of an earlier performance.json
     #[arg(long, value_name = "FILE", conflicts_with_all = ["experiments", "sizes", "huge_dirs"])]
     pub from: Option<PathBuf>,

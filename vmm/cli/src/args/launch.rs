@@ -66,7 +66,9 @@ Examples:
   nvvmm restore suspended --once
       Continues a VM and consumes its snapshot. No write is copied afterwards.
   nvvmm restore job-1 --into web
-      Restarts a process in a guest that has its files.";
+      Restarts a process in a guest that has its files.
+  nvvmm restore base --name web --count 20 --detach
+      Starts 20 VMs: web-1 to web-20. If one cannot be started, none stays.";
 
 /// `nvvmm restore`.
 #[derive(Debug, Args)]
@@ -77,6 +79,19 @@ pub struct RestoreArguments {
         add = ArgValueCandidates::new(completion::snapshots)
     )]
     pub snapshot: String,
+    /// Start so many VMs, 1 to 1000. With --name web their names are web-1, web-2, ...
+    ///
+    /// If one of them cannot be started, those that were started are ended again, and the command
+    /// fails.
+    #[arg(
+        short,
+        long,
+        value_name = "COUNT",
+        value_parser = clap::value_parser!(u32).range(1..=1000),
+        requires = "detach",
+        conflicts_with_all = ["once", "into"],
+    )]
+    pub count: Option<u32>,
     /// Consume the snapshot: its memory becomes the VM's own, and the snapshot is removed
     #[arg(long)]
     pub once: bool,

@@ -6,6 +6,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
 use super::JsonFlag;
+use super::vm::VmNames;
 use crate::names::NamePattern;
 use crate::{completion, values};
 
@@ -59,19 +60,15 @@ of the timeout.
 
 Examples:
   nvvmm wait web && nvvmm start web
-  nvvmm wait job-1 job-2 --timeout 1h";
+  nvvmm wait job-1 job-2 --timeout 1h
+  nvvmm wait 'job-*'";
 
 /// `nvvmm wait`.
 #[derive(Debug, Args)]
 pub struct WaitArguments {
-    /// Names of the VMs
-    #[arg(
-        required = true,
-        value_name = "VM",
-        value_parser = values::vm_name,
-        add = ArgValueCandidates::new(completion::all_vms),
-    )]
-    pub vms: Vec<String>,
+    /// The VMs. A pattern stands for VMs that run.
+    #[command(flatten)]
+    pub names: VmNames,
     /// Longest wait, for example 30s or 5m (default: none)
     #[arg(long, value_name = "TIME", value_parser = values::period)]
     pub timeout: Option<Duration>,

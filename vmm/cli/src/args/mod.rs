@@ -8,6 +8,7 @@ mod moving;
 mod pool;
 mod ring;
 mod snapshot;
+mod spare;
 mod vm;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use self::{
     moving::{RECEIVE_EXAMPLES, SEND_EXAMPLES},
     ring::{CHECKPOINT_EXAMPLES, REWIND_EXAMPLES},
     snapshot::{DIFF_EXAMPLES, EXPORT_HELP, RM_EXAMPLES, SNAPSHOT_EXAMPLES},
+    spare::SPARE_HELP,
     vm::{KILL_EXAMPLES, SHUTDOWN_EXAMPLES, STOP_EXAMPLES},
 };
 pub use self::{
@@ -36,6 +38,7 @@ pub use self::{
     pool::{PoolCommand, PoolOption},
     ring::{CheckpointArguments, RewindArguments},
     snapshot::{AdoptArguments, ExportArguments, RmArguments, SnapshotArguments},
+    spare::SpareArguments,
     vm::{ShutdownArguments, StopArguments, VmNames, VmsArguments},
 };
 use super::error::exit_codes_help;
@@ -77,6 +80,8 @@ States of a VM (nvvmm ps):
              memory. The guest waits, and runs on when there is space: after
              'nvvmm rm', when another VM ends, after 'nvvmm pool grow' (a full
              pool), or when there is room on the medium (a full medium)
+  spare      the machine stands by, without a name: 'nvvmm restore' takes it
+             (nvvmm spare)
   stopping   the VM process is about to end
 
 ";
@@ -113,6 +118,13 @@ pub enum Command {
     /// Start a VM from a snapshot
     #[command(after_long_help = RESTORE_EXAMPLES)]
     Restore(RestoreArguments),
+    /// Keep VMs of a snapshot built and standing by: 'nvvmm restore' takes one, and starts at once
+    ///
+    /// A spare VM is a VM process of its own, confined as any other. Its machine is built, its
+    /// memory is the snapshot's; it has no state yet, and nothing of the guest has run. 'nvvmm ps'
+    /// lists it as 'spare'. Whoever takes one has another built in the background.
+    #[command(after_long_help = SPARE_HELP)]
+    Spare(SpareArguments),
     /// Start a VM that has ended again, with the arguments that it was started with
     ///
     /// The VM runs in the background. One of 'nvvmm run' boots its kernel; one of 'nvvmm restore'
@@ -121,7 +133,7 @@ pub enum Command {
     Start(StartAgainArguments),
     /// List the running VMs; with --all also those that have ended
     ///
-    /// STATE is booting, running, paused, no-space, waiting or stopping. It is 'starting' before
+    /// STATE is booting, running, paused, no-space, waiting, spare or stopping. It is 'starting' before
     /// the VM has a control socket, 'silent' if the VM does not answer, and 'unreachable' if its
     /// socket was removed. OWN is memory that only this VM uses. SHARED is memory that it shares
     /// with snapshots. Notes about VMs go to stderr. With --json each VM that answers is an object
@@ -162,9 +174,9 @@ pub enum Command {
     Kill(VmsArguments),
     /// Ask the guests of VMs to shut down, and wait until they have
     ///
-    /// Runs 'poweroff' in the guest, which must run nvvmm-agent. A VM whose guest is not off when
-    /// the time is up runs on, and the command fails, unless --force is given. The machine has no
-    /// power button (ACPI) that a guest without the agent would hear.
+    /// Presses the machine's power button (ACPI) and has nvvmm-agent run 'poweroff' in the guest.
+    /// One of them is enough. A VM whose guest is not off when the time is up runs on, and the
+    /// command fails, unless --force is given.
     #[command(after_long_help = SHUTDOWN_EXAMPLES)]
     Shutdown(ShutdownArguments),
     /// Connect to the serial console of a VM; Ctrl-] leaves it

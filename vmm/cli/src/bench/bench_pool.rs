@@ -57,6 +57,8 @@ pub enum RestoreKind {
     Lazy,
     /// `--prefault`: page tables are filled first.
     Prefaulted,
+    /// `--once`: the snapshot is consumed.
+    Once,
 }
 
 impl BenchPool {
@@ -96,6 +98,11 @@ impl BenchPool {
     pub fn copies_clusters(&self) -> bool {
         let medium = self.pool.medium();
         medium.cow_engine() == EngineKind::Userfaultfd && medium.page_bytes() < CHUNK_SIZE_BYTES
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 
     /// The pool's file.
@@ -204,6 +211,7 @@ impl BenchPool {
     pub fn restore(&self, snapshot: &str, kind: RestoreKind) -> Result<Guest, VmError> {
         let source = VmSource::Restore(RestoreOptions {
             prefault: kind == RestoreKind::Prefaulted,
+            once: kind == RestoreKind::Once,
             ..RestoreOptions::from(snapshot)
         });
         Guest::start(self.guest_settings(), |builder, console| {
@@ -218,6 +226,19 @@ impl BenchPool {
     pub fn remove(&self, snapshot: &str) -> Result<(), VmError> {
         self.pool.remove(snapshot)?;
         Ok(())
+    }
+
+    /// Reads bytes of a snapshot's memory.
+    ///
+    /// # Errors
+    /// The pool's.
+    pub fn read_snapshot(
+        &self,
+        snapshot: &str,
+        offset: u64,
+        into: &mut [u8],
+    ) -> Result<(), VmError> {
+        Ok(self.pool.reader(snapshot)?.read(offset, into)?)
     }
 
     /// Names of the checkpoints that a VM's ring has taken, the oldest first.

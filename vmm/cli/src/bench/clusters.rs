@@ -216,6 +216,7 @@ impl Measuring<'_> {
                 series
             });
         vec![Chart {
+            stacks: Vec::new(),
             file: "clusters".into(),
             title: format!("Copy-on-write in clusters, on {}", pool.medium),
             x: Axis::logarithmic("frames copied for a fault", 2.0),

@@ -1,10 +1,17 @@
 //! This program's own commands, for what is measured with VMs in processes of their own.
 
 use std::{
+    io,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
+    thread,
+    time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use nvvmm::VmError;
 
 use super::{
@@ -37,21 +44,51 @@ impl Commands {
     /// # Errors
     /// It failed.
     pub fn run(&self, arguments: &[&str]) -> Result<Vec<u8>, VmError> {
-        let ended = Command::new(&self.program)
+        let ended = self.command(arguments).output();
+        let ended = ended.map_err(|e| not_run(arguments, &e))?;
+        if ended.status.success() {
+            return Ok(ended.stdout);
+        }
+        Err(failed(arguments, &ended))
+    }
+
+    /// Runs one that does not end by itself for so long, and asks it to end then.
+    ///
+    /// # Errors
+    /// It could not be started, ended earlier, or failed.
+    pub fn run_for(&self, arguments: &[&str], time: Duration) -> Result<(), VmError> {
+        let mut running = self
+            .command(arguments)
+            .spawn()
+            .map_err(|e| not_run(arguments, &e))?;
+        thread::sleep(time);
+        let ended_early = running
+            .try_wait()
+            .map_err(|e| not_run(arguments, &e))?
+            .is_some();
+        if !ended_early {
+            let pid = Pid::from_raw(running.id() as i32);
+            kill(pid, Signal::SIGTERM).map_err(|e| not_run(arguments, &e.into()))?;
+        }
+        let ended = running
+            .wait_with_output()
+            .map_err(|e| not_run(arguments, &e))?;
+        if ended_early {
+            return Err(failed(arguments, &ended));
+        }
+        Ok(())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
             .args(arguments)
             .env("NVVMM_RUNTIME_DIR", self.runtime.path())
             .env("NVVMM_POOL", &self.pool)
             .stdin(Stdio::null())
-            .output()
-            .map_err(|e| VmError::io(format_args!("run nvvmm {}", arguments[0]), &e))?;
-        if ended.status.success() {
-            return Ok(ended.stdout);
-        }
-        let why = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
-        Err(VmError::failed(format!(
-            "nvvmm {}: {why}",
-            arguments.join(" ")
-        )))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
     }
 
     /// Ends a VM, if there is one of that name.
@@ -68,4 +105,13 @@ impl Commands {
     pub fn console(&self, vm: &str) -> Result<Console, VmError> {
         Console::connect(&self.runtime.path().join(format!("{vm}.console")))
     }
+}
+
+fn not_run(arguments: &[&str], error: &io::Error) -> VmError {
+    VmError::io(format_args!("run nvvmm {}", arguments[0]), error)
+}
+
+fn failed(arguments: &[&str], ended: &Output) -> VmError {
+    let why = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
+    VmError::failed(format!("nvvmm {}: {why}", arguments.join(" ")))
 }

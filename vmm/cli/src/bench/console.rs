@@ -26,9 +26,18 @@ impl Console {
     /// # Errors
     /// Nobody listens there.
     pub fn connect(path: &Path) -> Result<Self, VmError> {
-        let stream = UnixStream::connect(path)
-            .and_then(|stream| stream.set_read_timeout(Some(POLL)).map(|()| stream))
-            .map_err(|e| VmError::io("connect to the guest's console", &e))?;
+        let stream = UnixStream::connect(path);
+        Self::of(stream.map_err(|e| VmError::io("connect to the guest's console", &e))?)
+    }
+
+    /// Talks over a stream that is connected already.
+    ///
+    /// # Errors
+    /// It is no socket any more.
+    pub fn of(stream: UnixStream) -> Result<Self, VmError> {
+        stream
+            .set_read_timeout(Some(POLL))
+            .map_err(|e| VmError::io("wait for the guest's console", &e))?;
         Ok(Self {
             stream,
             received: Vec::new(),

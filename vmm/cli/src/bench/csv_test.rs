@@ -19,6 +19,7 @@ fn each_measurement_is_a_line() {
         experiments: vec![Experiment {
             name: "paper".into(),
             charts: vec![Chart {
+                stacks: Vec::new(),
                 file: "checkpoint".into(),
                 title: String::new(),
                 x: Axis::linear("MiB"),

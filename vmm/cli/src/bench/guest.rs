@@ -11,6 +11,7 @@ use std::{
 use nvvmm::{
     VmError,
     agent::link::AgentLink,
+    checkpoint::Cleaner,
     checkpoint::report::{RestoreReport, SnapshotReport},
     control::SnapshotRequest,
     cow::CowError,
@@ -62,6 +63,7 @@ impl Guest {
             agent: Some(&agent),
             dirty_log: false,
             techniques: settings.techniques,
+            cleaner: Arc::new(Cleaner::new(Arc::clone(settings.pool))),
             on_cow_failure: {
                 let failure = Arc::clone(&failure);
                 Arc::new(move |error| {

@@ -177,6 +177,7 @@ impl Measuring<'_> {
                  last one the guest ends, is restored, and compares all that it had written."
             ),
             charts: vec![Chart {
+                stacks: Vec::new(),
                 file: "incremental".into(),
                 title: "Pause of a checkpoint".into(),
                 x: Axis::logarithmic("memory written since the last checkpoint (MiB)", 2.0),

@@ -166,6 +166,7 @@ fn chart(courses: &[Course], budget: u64) -> Chart {
         .unwrap_or(0);
     series.push(line("budget", &vec![budget; epochs]));
     Chart {
+        stacks: Vec::new(),
         file: "mappings".into(),
         title: "Mappings while every other frame is written".into(),
         x: Axis::linear("checkpoints"),

@@ -9,6 +9,7 @@ fn a_document_has_machine_method_targets_plots_and_tables() {
         title: "Checkpoints".into(),
         about: "What is done.".into(),
         charts: vec![Chart {
+            stacks: Vec::new(),
             file: "checkpoint".into(),
             title: "Checkpoint".into(),
             x: Axis::linear("MiB"),

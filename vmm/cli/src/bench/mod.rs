@@ -6,6 +6,7 @@
 //! text, plots and docs/performance.md are made.
 
 mod bench_pool;
+mod bill;
 mod clones;
 mod clusters;
 mod commands;
@@ -13,6 +14,7 @@ mod console;
 mod copied;
 mod cow;
 pub mod csv;
+mod gaps;
 mod guest;
 pub mod host;
 mod incremental;
@@ -24,15 +26,20 @@ mod observed;
 mod paper;
 mod plan;
 pub mod plot;
+mod plot_bars;
 mod progress;
 mod rate;
 pub mod report;
+mod rewind;
 mod rewinds;
 mod space;
 mod sparse;
+mod sparse_writes;
 pub mod statistics;
 mod techniques;
 pub mod text;
+mod walk;
+mod warm_up;
 mod writes;
 
 use std::time::SystemTime;
@@ -101,10 +108,14 @@ fn experiment(
     match kind {
         ExperimentKind::Paper => paper::run(plan, pools, progress),
         ExperimentKind::Incremental => incremental::run(plan, pools, progress),
+        ExperimentKind::Bill => bill::run(plan, pools, progress),
+        ExperimentKind::WarmUp => warm_up::run(plan, pools, progress),
+        ExperimentKind::Gaps => gaps::run(plan, pools, progress),
         ExperimentKind::Cow => cow::run(plan, pools, progress),
         ExperimentKind::Clusters => clusters::run(plan, pools, progress),
         ExperimentKind::Mappings => mappings::run(plan, &pools[0], progress),
         ExperimentKind::Rate => rate::run(plan, pools, progress),
+        ExperimentKind::Rewind => rewind::run(plan, pools, progress),
         ExperimentKind::Techniques => techniques::run(plan, pools, progress),
         ExperimentKind::Space => space::run(plan, &pools[0], progress),
         ExperimentKind::Sparse => sparse::run(plan, &pools[0], progress),
@@ -126,8 +137,12 @@ fn pools(
             // A pool has all of its pages there, and the classic way needs some for its files.
             room_bytes -= room_bytes / FOR_FILES;
         }
-        // A guest's memory and a copy of it, or as much as there is.
-        let memory_bytes = (2 * largest).min(bench_pool::memory_in_pool(room_bytes));
+        // A guest's memory and a copy of it, or as much as there is. Gaps are of several VMs.
+        let wanted = match plan.experiments.contains(&ExperimentKind::Gaps) {
+            true => largest / 8 * gaps::ROOM_EIGHTHS + 4 * bench_pool::GUEST_SLACK_BYTES,
+            false => 2 * largest,
+        };
+        let memory_bytes = wanted.min(bench_pool::memory_in_pool(room_bytes));
         if memory_bytes < largest {
             left_out.push(format!(
                 "{}, on {medium}: there is no room for a guest of {}.",

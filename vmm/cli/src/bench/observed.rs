@@ -160,6 +160,11 @@ pub fn time_text(us: Spread) -> String {
     format!("{median} ({}..{})", time(us.min), time(us.max))
 }
 
+/// A size as it is in titles: `512 MiB`.
+pub fn size_name(bytes: u64) -> String {
+    human_units::size(bytes).replace(".0 ", " ")
+}
+
 /// A few microseconds have digits behind the point here, as times of single frames are compared.
 fn time(us: f64) -> String {
     if us < 10.0 {

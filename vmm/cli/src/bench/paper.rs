@@ -7,7 +7,7 @@ use super::{
     bench_pool::{BenchPool, RestoreKind},
     copied,
     guest::Guest,
-    observed::Observations,
+    observed::{Observations, size_name},
     plan::Plan,
     progress::Progress,
     report::{Axis, Chart, Experiment, Target},
@@ -32,11 +32,13 @@ struct Measuring<'p> {
     frames_verified: u64,
 }
 
-/// Finds the number of threads that copy fastest.
+/// Numbers of threads that copy fastest.
 #[derive(Clone, Copy, Debug)]
-struct Threads {
-    write: usize,
-    read: usize,
+pub struct Threads {
+    /// To write a checkpoint.
+    pub write: usize,
+    /// To read one back.
+    pub read: usize,
 }
 
 /// Measures.
@@ -138,6 +140,7 @@ impl Measuring<'_> {
 
     fn present(self, plan: &Plan) -> Experiment {
         let chart = |file: &str, title: &str, seen: &Observations| Chart {
+            stacks: Vec::new(),
             file: file.into(),
             title: title.into(),
             x: Axis::logarithmic("memory touched (MiB)", 2.0),
@@ -274,7 +277,11 @@ pub fn used_bytes(guest: &mut Guest, touched: u64) -> Result<u64, VmError> {
     Ok((guest.first_frame()? * 4096 + touched).min(guest.vm().spec.memory_bytes))
 }
 
-fn fastest_threads(pool: &BenchPool, size: u64) -> Result<Threads, VmError> {
+/// Finds out with how many threads `size` bytes are copied fastest in a pool's directory.
+///
+/// # Errors
+/// Whatever keeps a checkpoint from being taken or restored.
+pub fn fastest_threads(pool: &BenchPool, size: u64) -> Result<Threads, VmError> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let mut guest = pool.boot(size)?;
     guest.fill(size, SEED)?;
@@ -327,5 +334,5 @@ fn mib(size: u64) -> f64 {
 }
 
 fn name_mib(mib: f64) -> String {
-    human_units::size((mib as u64) << 20).replace(".0 ", " ")
+    size_name((mib as u64) << 20)
 }

@@ -27,6 +27,14 @@ pub enum ExperimentKind {
     Paper,
     /// Checkpoints after the first, by memory written in between
     Incremental,
+    /// Time that a guest which writes all the time loses by a checkpoint: the pause, and the
+    /// writes after it, against copying
+    Bill,
+    /// Time from the request of a restore until the guest has touched its memory once
+    WarmUp,
+    /// Longest time that a guest stands still while something is done to its VM, to another one, or
+    /// to the pool
+    Gaps,
     /// Cost of copy-on-write for a guest, compared with the kernel's own
     Cow,
     /// Frames copied for each write, for each policy of cluster sizes
@@ -36,6 +44,8 @@ pub enum ExperimentKind {
     Mappings,
     /// Checkpoints in a rhythm of a guest that goes on writing, and the way back to one
     Rate,
+    /// Way back to a snapshot in place, again and again
+    Rewind,
     /// Gain of each technique of copy-on-write
     Techniques,
     /// Cost of checkpoints of an idle guest, and of many clones
@@ -46,13 +56,17 @@ pub enum ExperimentKind {
 
 impl ExperimentKind {
     /// All there are, in the order in which they are done.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Paper,
         Self::Incremental,
+        Self::Bill,
+        Self::WarmUp,
+        Self::Gaps,
         Self::Cow,
         Self::Clusters,
         Self::Mappings,
         Self::Rate,
+        Self::Rewind,
         Self::Techniques,
         Self::Space,
         Self::Sparse,

@@ -4,14 +4,15 @@ use nvvmm::VmError;
 use plotters::prelude::*;
 
 use super::{
+    plot_bars,
     report::{Axis, Chart, Series},
     statistics::Spread,
 };
 
-const SIZE: (u32, u32) = (760, 480);
-const FONT: &str = "sans-serif";
+pub(super) const SIZE: (u32, u32) = (760, 480);
+pub(super) const FONT: &str = "sans-serif";
 /// Told apart by those who see fewer colours, too (Okabe and Ito).
-const COLOURS: [RGBColor; 7] = [
+pub(super) const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 0, 0),
     RGBColor(213, 94, 0),
     RGBColor(0, 114, 178),
@@ -33,6 +34,9 @@ pub fn svg(chart: &Chart) -> Result<String, VmError> {
     let failed = |what: &dyn std::fmt::Display| {
         VmError::failed(format!("cannot draw {}: {what}", chart.file))
     };
+    if !chart.stacks.is_empty() {
+        return plot_bars::svg(chart);
+    }
     let curves: Vec<Curve> = chart
         .series
         .iter()
@@ -94,8 +98,8 @@ fn range(axis: &Axis, values: impl Iterator<Item = f64>) -> Option<std::ops::Ran
     Some(min.min(0.0)..max + room)
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-type DrawError<'a> = DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+pub(super) type DrawError<'a> = DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>;
 
 fn draw<'a>(
     root: &Area<'a>,
@@ -149,7 +153,7 @@ fn draw<'a>(
 }
 
 /// Label of a place of an axis.
-fn mark(axis: &Axis, place: f64) -> String {
+pub(super) fn mark(axis: &Axis, place: f64) -> String {
     let value = axis.value(place);
     let digits = match value.abs() {
         v if v == 0.0 || v >= 10.0 => 0,

@@ -16,6 +16,7 @@ fn chart(axis: fn(&str) -> Axis) -> Chart {
             .to_vec(),
     };
     Chart {
+        stacks: Vec::new(),
         file: "checkpoint".into(),
         title: "Checkpoint & <restart>".into(),
         x: axis("memory touched (MiB)"),

@@ -333,6 +333,7 @@ impl Measuring<'_> {
             series
         });
         Chart {
+            stacks: Vec::new(),
             file: "rate".into(),
             title: format!(
                 "A guest that rewrites {}, checkpointed in a rhythm",

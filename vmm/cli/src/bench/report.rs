@@ -27,6 +27,55 @@ pub struct Report {
     pub failed: Vec<String>,
 }
 
+impl Report {
+    /// This report with those experiments of an earlier one that it does not have itself. The
+    /// method says which experiments were measured when.
+    pub fn merged_into(self, earlier: Self) -> Self {
+        let names: Vec<&str> = self.names().collect();
+        let is_new = |experiment: &Experiment| names.contains(&experiment.name.as_str());
+        let kept: Vec<Experiment> = { earlier.experiments.iter() }
+            .filter(|experiment| !is_new(experiment))
+            .cloned()
+            .collect();
+        let told = format!(
+            "Measured in a run that began {} UTC: {}. The host was: {}, {} CPUs, Linux {}.",
+            earlier.began,
+            kept.iter()
+                .map(|experiment| experiment.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+            earlier.host.cpu,
+            earlier.host.cpus,
+            earlier.host.kernel
+        );
+        let has_failed = |why: &&String| !names.iter().any(|name| why.starts_with(*name));
+        let failed = earlier.failed.iter().filter(has_failed).cloned();
+        let mut merged = Self {
+            failed: self.failed.iter().cloned().chain(failed).collect(),
+            ..self.clone()
+        };
+        merged.took_s += earlier.took_s;
+        merged.method.push(told);
+        let left_out = earlier.left_out.into_iter();
+        let left_out = left_out.filter(|what| !self.left_out.contains(what));
+        merged.left_out.extend(left_out);
+        // Where an earlier one was, its successor is.
+        let mut new = self.experiments;
+        merged.experiments.clear();
+        for experiment in earlier.experiments {
+            let found = new.iter().position(|one| one.name == experiment.name);
+            let next = found.map_or(experiment, |index| new.remove(index));
+            merged.experiments.push(next);
+        }
+        merged.experiments.extend(new);
+        merged
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.experiments.iter().map(|one| one.name.as_str())
+    }
+}
+
 /// One experiment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Experiment {
@@ -61,6 +110,18 @@ pub struct Chart {
     pub y: Axis,
     /// The curves.
     pub series: Vec<Series>,
+    /// Bars, side by side at each place, in place of curves. Empty for a chart of curves.
+    #[serde(default)]
+    pub stacks: Vec<Stack>,
+}
+
+/// A bar of the medians of some series, one on top of the other.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stack {
+    /// Name of the bar.
+    pub name: String,
+    /// Names of its series, the lowest first.
+    pub series: Vec<String>,
 }
 
 /// One direction of a chart.
@@ -71,6 +132,9 @@ pub struct Axis {
     /// Equal distances are equal factors, and marks are powers of this; without it they are equal
     /// differences.
     pub base: Option<f64>,
+    /// Names of the places 0, 1, 2 and so on, if these are no quantities.
+    #[serde(default)]
+    pub names: Vec<String>,
 }
 
 impl Axis {
@@ -79,6 +143,7 @@ impl Axis {
         Self {
             label: label.into(),
             base: Some(base),
+            names: Vec::new(),
         }
     }
 
@@ -87,6 +152,15 @@ impl Axis {
         Self {
             label: label.into(),
             base: None,
+            names: Vec::new(),
+        }
+    }
+
+    /// With a name for each of the places 0, 1, 2 and so on.
+    pub fn named(label: &str, names: &[String]) -> Self {
+        Self {
+            names: names.to_vec(),
+            ..Self::linear(label)
         }
     }
 
@@ -182,3 +256,7 @@ impl Target {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "report_test.rs"]
+mod report_test;

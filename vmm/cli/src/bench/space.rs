@@ -192,6 +192,7 @@ impl Found {
             series.add((number + 1) as f64, us / 1000.0);
         }
         Chart {
+            stacks: Vec::new(),
             file: "clones".into(),
             title: "Starting one more clone of a snapshot".into(),
             x: Axis::linear("number of the clone"),

@@ -4,10 +4,11 @@ use nvvmm::VmError;
 
 use super::{
     bench_pool::{BenchPool, RestoreKind},
-    observed::Observations,
+    observed::{Observations, size_name},
     plan::Plan,
     progress::Progress,
     report::{Axis, Bound, Chart, Experiment, Table, Target},
+    sparse_writes::SparseWrites,
     statistics::{Spread, ratios},
 };
 use crate::human_units;
@@ -15,6 +16,8 @@ use crate::human_units;
 const SEED: u64 = 19;
 /// Memory touched, at most.
 const TOUCHED_MAX: u64 = 1 << 30;
+/// Memory of the guest whose writes are sparse, at most.
+const WRITTEN_MAX: u64 = 512 << 20;
 /// RAM of the guests.
 const RAM_BYTES: [u64; 4] = [2 << 30, 16 << 30, 128 << 30, 1 << 40];
 /// RAM for each byte of a pool, at most: while a guest runs, room for a map of all its memory is
@@ -65,10 +68,18 @@ pub fn run(plan: &Plan, pool: &BenchPool, progress: &Progress) -> Result<Experim
             pool.remove("sparse")?;
         }
     }
+    let mut writes = SparseWrites::default();
+    let written = touched.min(WRITTEN_MAX);
+    for turn in 1..=plan.repeat {
+        progress.step(&format!("sparse: writes, {turn} of {}", plan.repeat))?;
+        writes.measure(pool, written)?;
+    }
+    frames_verified += writes.frames_verified;
     let name_ram = |gib: f64| human_units::size((gib * GIB) as u64);
     let mut tables = vec![
         seen.times("Times", "RAM", name_ram),
         metadata_table(&metadata),
+        writes.table(&size_name(written)),
     ];
     if let Some(largest) = seen.places().last() {
         tables.push(seen.phases(
@@ -81,11 +92,16 @@ pub fn run(plan: &Plan, pool: &BenchPool, progress: &Progress) -> Result<Experim
         title: "Much memory, little of it touched".into(),
         about: format!(
             "Guests with more and more RAM touch {} of it, are checkpointed, end, and are \
-             restored lazily, on {}.",
+             restored lazily, on {}. Then a guest with 1 vCPU and {} of memory, all of it filled, \
+             writes one frame of 100, in an order that looks random: after a checkpoint, after a \
+             lazy restore, and as a machine whose memory is a private mapping of a copied \
+             checkpoint that nobody has read before.",
             human_units::size(touched),
-            pool.medium
+            pool.medium,
+            size_name(written)
         ),
         charts: vec![Chart {
+            stacks: Vec::new(),
             file: "sparse".into(),
             title: format!(
                 "{} touched of more and more RAM",
@@ -95,7 +111,9 @@ pub fn run(plan: &Plan, pool: &BenchPool, progress: &Progress) -> Result<Experim
             y: Axis::logarithmic("time (ms)", 10.0),
             series: seen.curves(),
         }],
-        targets: targets(&seen),
+        targets: { targets(&seen).into_iter() }
+            .chain(writes.targets(&pool.medium))
+            .collect(),
         tables,
         limits: too_large
             .into_iter()

@@ -6,6 +6,16 @@ use nvvmm::{VmError, checkpoint::report::RamCounters};
 
 use super::{console::number, guest::Guest};
 
+/// Result of some work, and the time that it took, in microseconds.
+///
+/// # Errors
+/// As the work's.
+pub fn timed<T>(work: impl FnOnce() -> Result<T, VmError>) -> Result<(T, f64), VmError> {
+    let began = Instant::now();
+    let result = work()?;
+    Ok((result, began.elapsed().as_secs_f64() * 1e6))
+}
+
 /// Counts of one command to the guest.
 #[derive(Clone, Copy, Debug)]
 pub struct Writes {
@@ -26,9 +36,7 @@ impl Writes {
     /// As [`Guest::ask`]; its answer does not say how many frames it wrote.
     pub fn of(guest: &mut Guest, command: &str) -> Result<Self, VmError> {
         let before = guest.vm().engine.counters();
-        let began = Instant::now();
-        let answer = guest.ask(command)?;
-        let us = began.elapsed().as_secs_f64() * 1e6;
+        let (answer, us) = timed(|| guest.ask(command))?;
         let after = guest.vm().engine.counters();
         let grown =
             |count: fn(&RamCounters) -> u64| count(&after).saturating_sub(count(&before)) as f64;

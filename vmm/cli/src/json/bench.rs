@@ -9,7 +9,8 @@ use crate::bench::host::HostFacts;
 use crate::bench::load::HostLoad;
 use crate::bench::report::{
     Axis as ShownAxis, Bound, Chart as ShownChart, Experiment as ShownExperiment,
-    Point as ShownPoint, Report, Series, Table as ShownTable, Target as ShownTarget,
+    Point as ShownPoint, Report, Series, Stack as ShownStack, Table as ShownTable,
+    Target as ShownTarget,
 };
 use crate::bench::statistics::Spread;
 use crate::human_units;
@@ -96,6 +97,19 @@ struct Chart {
     y_axis: Axis,
     /// Curves.
     curves: Vec<Curve>,
+    /// Bars, side by side at each place, in place of the curves. Empty for a chart of curves.
+    #[serde(default)]
+    stacks: Vec<Stack>,
+}
+
+/// Bar of the medians of some curves, one on top of the other.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Stack {
+    /// Name of the bar.
+    stack: String,
+    /// Names of its curves, the lowest first.
+    curve_names: Vec<String>,
 }
 
 /// Axis of a chart.
@@ -106,6 +120,9 @@ struct Axis {
     label: String,
     /// Base of a logarithmic axis. Null for a linear one.
     log_base: Option<u32>,
+    /// Names of the places 0, 1, 2 and so on. Empty where places are quantities.
+    #[serde(default)]
+    names: Vec<String>,
     /// Parts of the unit that the numbers on this axis count: 10847763 is 10.847763.
     parts_per_unit: u32,
 }
@@ -275,6 +292,7 @@ impl Chart {
             x_axis: Axis::of(&shown.x),
             y_axis: Axis::of(&shown.y),
             curves: shown.series.iter().map(Curve::of).collect(),
+            stacks: shown.stacks.iter().map(Stack::of).collect(),
         }
     }
 
@@ -285,6 +303,23 @@ impl Chart {
             x: self.x_axis.shown(),
             y: self.y_axis.shown(),
             series: self.curves.into_iter().map(Curve::shown).collect(),
+            stacks: self.stacks.into_iter().map(Stack::shown).collect(),
+        }
+    }
+}
+
+impl Stack {
+    fn of(shown: &ShownStack) -> Self {
+        Self {
+            stack: shown.name.clone(),
+            curve_names: shown.series.clone(),
+        }
+    }
+
+    fn shown(self) -> ShownStack {
+        ShownStack {
+            name: self.stack,
+            series: self.curve_names,
         }
     }
 }
@@ -294,6 +329,7 @@ impl Axis {
         Self {
             label: shown.label.clone(),
             log_base: shown.base.map(|base| base.round() as u32),
+            names: shown.names.clone(),
             parts_per_unit: PARTS_PER_UNIT,
         }
     }
@@ -302,6 +338,7 @@ impl Axis {
         ShownAxis {
             label: self.label,
             base: self.log_base.map(f64::from),
+            names: self.names,
         }
     }
 }

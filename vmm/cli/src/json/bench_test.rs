@@ -6,6 +6,7 @@ fn measured() -> Report {
     let axis = |label: &str, base| ShownAxis {
         label: label.into(),
         base,
+        names: vec!["one".into(), "two".into()],
     };
     Report {
         nvvmm: "0.1.0".into(),
@@ -29,6 +30,10 @@ fn measured() -> Report {
             name: "paper".into(),
             title: "Checkpoint".into(),
             charts: vec![ShownChart {
+                stacks: vec![ShownStack {
+                    name: "copy".into(),
+                    series: vec!["copy".into()],
+                }],
                 file: "checkpoint".into(),
                 title: "Checkpoint".into(),
                 x: axis("memory (MiB)", Some(2.0)),
@@ -39,6 +44,10 @@ fn measured() -> Report {
                         ShownPoint {
                             x: 16.0,
                             measured: vec![10.847763, -0.5],
+                        },
+                        ShownPoint {
+                            x: 1.0,
+                            measured: vec![3.25],
                         },
                         ShownPoint {
                             x: 0.5,

@@ -33,6 +33,8 @@ pub struct Ring {
     pause_mean_us: u64,
     /// The longest of these times.
     pause_max_us: u64,
+    /// Longest time that an access of the guest to its memory was held during a checkpoint.
+    held_max_us: u64,
     /// Time from the beginning of a checkpoint to its commit: the mean.
     total_mean_us: u64,
     /// Phases of a checkpoint: the mean of each.
@@ -55,6 +57,7 @@ impl Ring {
             lasted_us: whole_us(status.lasted_us),
             pause_mean_us: whole_us(status.pause_us_mean),
             pause_max_us: whole_us(status.pause_us_max),
+            held_max_us: whole_us(status.held_us_max),
             total_mean_us: whole_us(status.total_us_mean),
             phases_mean: Phase::all(&status.phases_mean),
         }

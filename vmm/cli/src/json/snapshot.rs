@@ -90,6 +90,8 @@ pub struct Taken {
     durability: String,
     /// Time for which the vCPUs stood still.
     pause_us: u64,
+    /// Longest time for which a guest access was held, from the request to the commit.
+    held_max_us: u64,
     /// Time from the request to the commit.
     total_us: u64,
     /// Phases in their order.
@@ -135,6 +137,7 @@ impl Taken {
             snapshot: report.name.clone(),
             durability: word(&report.durability),
             pause_us: whole_us(report.pause_us),
+            held_max_us: whole_us(report.held_us_max),
             total_us: whole_us(report.total_us),
             phases: Phase::all(&report.phases),
             mapped_bytes: blocks_bytes(report.frames_mapped),

@@ -22,6 +22,8 @@ pub struct Stats {
     kernel_calls: Calls,
     /// Times for which guest accesses were held.
     fault_times: Histogram,
+    /// Longest time for which a guest access was held.
+    held_max_us: u64,
     /// Snapshots of the whole VM, all together.
     snapshot_totals: SnapshotTotals,
     /// Commits to the pool by this VM process.
@@ -37,6 +39,7 @@ impl Stats {
             ram: Ram::of(&stats.ram),
             kernel_calls: Calls::of(&stats.kernel_calls),
             fault_times: Histogram::of(&stats.fault_latency),
+            held_max_us: whole_us(stats.held_us_max),
             snapshot_totals: SnapshotTotals::of(&stats.snapshots),
             pool_commits: PoolCommits::of(&stats.pool),
         }

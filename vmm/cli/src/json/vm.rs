@@ -17,7 +17,7 @@ pub struct Vm {
     pub vm: String,
     /// Process id of the VM process, if it is known.
     pub pid: Option<u32>,
-    /// State: booting, running, paused, no-space, waiting or stopping. Of a VM that does not
+    /// State: booting, running, paused, no-space, waiting, spare or stopping. Of a VM that does not
     /// answer: starting, silent, stopped or unreachable. Of a VM that has ended: ended.
     pub state: String,
     /// Reason for the state, or a warning, if there is something to say.
@@ -126,6 +126,20 @@ impl Vm {
     }
 }
 
+/// Spare VMs of a snapshot.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Spares {
+    /// Name of the snapshot.
+    pub snapshot: String,
+    /// Path of the pool.
+    pub pool: String,
+    /// Number of VMs that are to stand by.
+    pub wanted_count: u32,
+    /// Number of VMs that stand by, or are being built.
+    pub standing_by_count: u32,
+}
+
 /// End of a VM, and its beginning.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -230,6 +244,12 @@ pub struct Ram {
     copied_bytes: u64,
     /// Part of it that was copied before the guest wrote to it.
     copied_hot_bytes: u64,
+    /// Chunks of 2 MiB that were copied as a whole.
+    copied_chunk_count: u64,
+    /// Part of these that was copied behind chunks that the guest was writing.
+    copied_next_chunk_count: u64,
+    /// Chunks of guest RAM that were taken as one huge page of a tmpfs.
+    huge_page_count: u64,
     /// Mappings that guest RAM takes.
     mapping_count: u64,
     /// Mappings that guest RAM may take.
@@ -246,6 +266,9 @@ impl Ram {
             chunk_fault_count: ram.chunk_faults,
             copied_bytes: blocks_bytes(ram.frames_copied),
             copied_hot_bytes: blocks_bytes(ram.frames_copied_hot),
+            copied_chunk_count: ram.chunks_copied,
+            copied_next_chunk_count: ram.chunks_copied_next,
+            huge_page_count: ram.huge_pages,
             mapping_count: ram.mappings,
             mapping_limit_count: ram.mappings_limit,
         }

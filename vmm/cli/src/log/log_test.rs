@@ -45,7 +45,8 @@ fn log_of(guest: impl FnOnce()) -> String {
 #[test]
 fn a_guest_that_asks_for_sleep_states_for_ever_fills_no_log() {
     let log = log_of(|| {
-        let mut power = AcpiPower::new(PowerSignal::new().unwrap());
+        let line = std::sync::Arc::new(CountingIrq::default());
+        let mut power = AcpiPower::new(PowerSignal::new().unwrap(), line);
         // SLEEP_ENABLE with the sleep type of S3.
         (0..OFTEN).for_each(|_| power.write(0, &[0x20 | 3 << 2]));
     });

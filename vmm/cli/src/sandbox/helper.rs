@@ -1,11 +1,13 @@
 //! The helper of a VM process: a small process that does what needs a path of the host after the VM
 //! process has confined itself.
 //!
-//! It takes two requests: to connect to the program at a host port of the guest, which is a socket
-//! beside the VM's own, and to remove the VM's files. Numbers come from the VM process, never
-//! paths. It ends with the VM process. It then removes what a killed one left, and notes the end in
-//! its record.
+//! It takes three requests: to connect to the program at a host port of the guest, which is a
+//! socket beside the VM's own; to remove the VM's files; and to look for them under the name that
+//! somebody else has given them. Numbers and that name come from the VM process, never paths. It
+//! ends with the VM process. It then removes what a killed one left, and notes the end in its
+//! record.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -17,6 +19,7 @@ use std::time::{Duration, Instant};
 use nix::sys::prctl::set_name;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use nvvmm::VmError;
+use nvvmm::control::registry::{VM_NAME_BYTES_MAX, check_vm_name};
 use nvvmm::control::{Claim, RuntimeDir, VmRuntimePaths};
 use nvvmm_devices::{Connector, connect_to_port};
 use tracing::subscriber::NoSubscriber;
@@ -31,7 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const END_POLL: Duration = Duration::from_millis(10);
 const CONNECT: u8 = b'c';
 const REMOVE: u8 = b'r';
-/// A request: its kind, and a port.
+const RENAME: u8 = b'n';
+/// A request: its kind, and a port, or the length of the name that follows.
 const REQUEST_BYTES: usize = 5;
 /// An answer: the error's number, or 0. A stream may come with it.
 const ANSWER_BYTES: usize = 4;
@@ -83,12 +87,26 @@ impl Helper {
         self.ask(REMOVE, 0).map(drop)
     }
 
+    /// Tells that the VM's files have the name of another VM now.
+    ///
+    /// # Errors
+    /// They have not, or the helper does not answer.
+    pub fn rename(&self, name: &str) -> io::Result<()> {
+        let length = u32::try_from(name.len()).map_err(io::Error::other)?;
+        self.ask_with(RENAME, length, name.as_bytes()).map(drop)
+    }
+
     fn ask(&self, kind: u8, port: u32) -> io::Result<Option<UnixStream>> {
+        self.ask_with(kind, port, &[])
+    }
+
+    fn ask_with(&self, kind: u8, port: u32, more: &[u8]) -> io::Result<Option<UnixStream>> {
         let mut place = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = || io::Error::other("the helper of the VM process is gone");
         let stream = place.take().ok_or_else(gone)?;
-        let mut request = [kind; REQUEST_BYTES];
-        request[1..].copy_from_slice(&port.to_le_bytes());
+        let mut request = vec![kind];
+        request.extend_from_slice(&port.to_le_bytes());
+        request.extend_from_slice(more);
         let mut answer = [0; ANSWER_BYTES];
         let (count, descriptor) =
             send(&stream, &request, None).and_then(|()| receive(&stream, &mut answer))?;
@@ -154,24 +172,33 @@ fn become_helper(stream: &UnixStream, directory: &Path) {
 fn serve(stream: &UnixStream, directory: &RuntimeDir, paths: &VmRuntimePaths, vm_process: u32) {
     // The log's descriptors are closed, and others may get their numbers.
     let _silent = tracing::subscriber::set_default(NoSubscriber::default());
+    let lock = paths.lock_identity().ok();
     become_helper(stream, directory.path());
-    answer_all(stream, directory, paths, vm_process);
+    answer_all(stream, directory, (paths, lock), vm_process);
 }
 
 fn answer_all(
     stream: &UnixStream,
     directory: &RuntimeDir,
-    paths: &VmRuntimePaths,
+    (paths, lock): (&VmRuntimePaths, Option<(u64, u64)>),
     vm_process: u32,
 ) {
+    let mut paths = Cow::Borrowed(paths);
     let mut request = [0; REQUEST_BYTES];
     while let Ok((REQUEST_BYTES, _)) = receive(stream, &mut request) {
         let [kind, port @ ..] = request;
         let done = match kind {
             CONNECT => connect_to_port(&paths.vsock, u32::from_le_bytes(port)).map(Some),
             REMOVE => {
-                directory.remove_entry(paths);
+                directory.remove_entry(&paths);
                 Ok(None)
+            }
+            RENAME => {
+                let renamed = renamed(stream, directory, u32::from_le_bytes(port), lock);
+                renamed.map(|new| {
+                    paths = Cow::Owned(new);
+                    None
+                })
             }
             _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
         };
@@ -190,7 +217,30 @@ fn answer_all(
     while directory.is_living(&paths.name).unwrap_or(false) && Instant::now() < until {
         thread::sleep(END_POLL);
     }
-    directory.note_killed(paths, vm_process);
+    directory.note_killed(&paths, vm_process);
+}
+
+/// Paths of the VM's files, which have another name now. The VM process says which; it is believed
+/// only if the lock of that name is its own: only another process of the user can have renamed it.
+fn renamed(
+    stream: &UnixStream,
+    directory: &RuntimeDir,
+    length: u32,
+    lock: Option<(u64, u64)>,
+) -> io::Result<VmRuntimePaths> {
+    let refused = || io::Error::from_raw_os_error(libc::EINVAL);
+    let mut name = [0; VM_NAME_BYTES_MAX];
+    let name = name.get_mut(..length as usize).ok_or_else(refused)?;
+    if receive(stream, name)?.0 != name.len() {
+        return Err(refused());
+    }
+    let name = std::str::from_utf8(name).map_err(|_| refused())?;
+    check_vm_name(name).map_err(|_| refused())?;
+    let paths = directory.paths(name);
+    match lock.is_some() && paths.lock_identity().ok() == lock {
+        true => Ok(paths),
+        false => Err(io::Error::from_raw_os_error(libc::EPERM)),
+    }
 }
 
 #[cfg(test)]

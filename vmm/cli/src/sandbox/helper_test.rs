@@ -18,7 +18,9 @@ fn with_helper(test: impl FnOnce(&Helper, &RuntimeDir, Claim)) {
     };
     thread::scope(|scope| {
         let (directory, paths) = (&directory, claim.paths().clone());
-        scope.spawn(move || answer_all(&theirs, directory, &paths, std::process::id()));
+        let lock = paths.lock_identity().ok();
+        let serve = move || answer_all(&theirs, directory, (&paths, lock), std::process::id());
+        scope.spawn(serve);
         test(&helper, directory, claim);
         drop(helper);
     });
@@ -61,6 +63,28 @@ fn it_removes_the_files_of_a_vm_that_ends_and_keeps_its_log() {
         left.sort();
         assert_eq!(left, [".lock", "web.log"]);
         assert!(helper.remove_files().is_err(), "it has ended");
+    });
+}
+
+#[test]
+fn it_believes_a_new_name_only_of_files_that_are_the_vms() {
+    with_helper(|helper, directory, claim| {
+        let other = NameChoice::Given("other".into());
+        let other = directory.claim(&other, Path::new("/pool")).unwrap();
+        let refused = |name: &str| helper.rename(name).unwrap_err().raw_os_error();
+        assert_eq!(refused("other"), Some(libc::EPERM));
+        assert_eq!(refused("nobody"), Some(libc::EPERM));
+        assert_eq!(refused("../web"), Some(libc::EINVAL));
+        std::fs::rename(
+            directory.path().join("web.lock"),
+            directory.path().join("db.lock"),
+        )
+        .unwrap();
+        helper.rename("db").unwrap();
+        let path = directory.path().join("db.vsock_700");
+        let _listener = UnixListener::bind(path).unwrap();
+        assert!(helper.connector()(700).is_ok());
+        drop((claim, other));
     });
 }
 

@@ -17,6 +17,7 @@ mod namespaces;
 mod privileges;
 #[cfg(debug_assertions)]
 mod probe;
+mod program;
 mod sys;
 mod violation;
 

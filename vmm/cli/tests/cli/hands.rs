@@ -85,7 +85,18 @@ fn a_guest_that_cannot_be_asked_is_not_shut_down_unless_forced() {
         "the guest of VM 'web' cannot be asked to shut down: the agent in web did not answer",
         "'nvvmm stop web' ends the VM without its guest",
     );
+    assert!(
+        late.stderr
+            .contains("it has no driver for the power button"),
+        "{}",
+        late.stderr
+    );
     assert_eq!(world.nvvmm(&["ps", "-q"]).done(), "web\n");
+    let listens = PlayedVm::play(&world, "listens");
+    let late = world.nvvmm(&["shutdown", "listens", "--timeout", "0"]);
+    late.refused(4, "the guest of VM 'listens' has not shut down in 0s");
+    assert!(listens.asked().contains(&"power button".to_owned()));
+    drop(listens);
     let mut child = deaf_vm(&world);
     let forced = world.nvvmm(&["shutdown", "-t", "0", "-f", "deaf", "ghost"]);
     forced.refused(3, "; its process is killed\n");

@@ -186,6 +186,13 @@ fn wait_tells_how_vms_ended() {
     let runs = vm_process(&world, "now");
     let late = world.nvvmm(&["wait", "now", "--timeout", "10ms"]);
     late.refused_with_remedy(4, "now still runs after", "nvvmm stop");
+    for pattern in ["n?w", "--all"] {
+        let late = world.nvvmm(&["wait", pattern, "--timeout", "0"]);
+        late.refused(4, "now still runs");
+    }
+    world
+        .nvvmm(&["wait", "web*"])
+        .refused(3, "no VM matches 'web*'");
     let waiting = world
         .command(&["wait", "now", "--json"])
         .stdout(Stdio::piped())

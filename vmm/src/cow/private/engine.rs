@@ -282,9 +282,9 @@ impl PrivateEngine {
             write_faults: 0,
             chunk_faults: Counters::get(&self.counters.chunk_faults),
             frames_copied: Counters::get(&self.counters.frames_copied),
-            frames_copied_hot: 0,
             mappings: self.budget.mappings(),
             mappings_limit: self.budget.limit(),
+            ..RamCounters::default()
         }
     }
 

@@ -15,6 +15,7 @@ use nvvmm_snapshot::{BlockNo, ChunkIndex, FrameIndex, FrameSet};
 use super::{
     RedirectEngine,
     chunk::{KnownChunk, LiveChunk, target_runs},
+    dense::READY_FOR_HOT,
 };
 use crate::cow::{
     CHUNK_FRAMES, CowError, Lack,
@@ -54,6 +55,7 @@ impl RedirectEngine {
         if !known.is_mapped() {
             return Ok(());
         }
+        known.note_arming();
         for run in known.mapped_runs(&known.own().minus(known.armed_ahead())) {
             self.mapping
                 .arm(index, &self.mapping.units_of(&run))
@@ -73,8 +75,9 @@ impl RedirectEngine {
             return Ok(());
         }
         self.reconcile_unarmed_writes(index, known)?;
-        let whole = self.mapping.has_whole_chunks();
         let mut frames = known.hot_now();
+        let whole =
+            self.mapping.has_whole_chunks() || self.copies_densely(known, frames.count())?;
         if !whole {
             frames = self.affordable(frames);
         }
@@ -82,6 +85,7 @@ impl RedirectEngine {
             return Ok(());
         };
         if whole {
+            self.make_ready(READY_FOR_HOT)?;
             self.copy_whole(index, known)?;
         } else {
             if self.mapping.budget().is_spent() {

@@ -30,10 +30,24 @@ pub(super) struct KnownChunk {
     private: FrameSet,
     /// Private frames that are not armed yet.
     unarmed: FrameSet,
+    /// True if private frames are left to the kernel's copy-on-write. Their mappings are not
+    /// registered, either.
+    left: bool,
+    /// Private pages that the last look at them found, while they are left to the kernel.
+    seen: u32,
+    /// Chunks in a row, up to this one, that were copied whole at or before their first touch.
+    pub streak: u32,
+    /// True if the chunk is a whole copy that is not one page of the medium: its page tables are
+    /// filled when it is mapped.
+    pub small_pages: bool,
+    /// Blocks of a snapshot that a copy has taken the place of, before it was touched.
+    pub prepared_from: Option<ChunkMap>,
     /// True if the blocks are mapped at the guest's addresses.
     mapped: bool,
     /// True if no private frame was written before it was armed, or all that were are own by now.
     reconciled: bool,
+    /// True if all of the chunk is one mapping of which nothing was ever armed.
+    never_armed: bool,
     /// True if the chunk is in the list of those that the next snapshot gets.
     dirty: bool,
     /// Pool chunk for copies of this chunk.
@@ -62,8 +76,14 @@ impl KnownChunk {
             armed_ahead: FrameSet::EMPTY,
             private: FrameSet::EMPTY,
             unarmed: FrameSet::EMPTY,
+            left: false,
+            seen: 0,
+            streak: 0,
+            small_pages: false,
+            prepared_from: None,
             mapped: false,
             reconciled: true,
+            never_armed: false,
             dirty: false,
             set_aside: SetAside::default(),
             history: WriteHistory::default(),
@@ -128,6 +148,40 @@ impl KnownChunk {
         self.unarmed.intersection(&self.private)
     }
 
+    /// True if private frames are left to the kernel's copy-on-write.
+    pub fn is_left(&self) -> bool {
+        self.left && !self.unarmed().is_empty()
+    }
+
+    /// True if writes to `frame` are left to the kernel's copy-on-write.
+    pub fn is_left_frame(&self, frame: FrameIndex) -> bool {
+        self.left && self.unarmed().contains(frame)
+    }
+
+    /// True if the chunk was copied whole before its first touch, which is still to come.
+    pub fn is_prepared(&self) -> bool {
+        self.prepared_from.is_some() && !self.mapped && self.own.is_full()
+    }
+
+    /// Ends the use of a copy that was not touched. Returns it.
+    pub fn take_prepared(&mut self) -> Option<ChunkNo> {
+        if !self.is_prepared() {
+            return None;
+        }
+        let copy = std::mem::replace(&mut self.map, self.prepared_from.take()?);
+        self.own = FrameSet::EMPTY;
+        self.streak = 0;
+        match copy {
+            ChunkMap::Whole(copy) => Some(copy),
+            _ => None,
+        }
+    }
+
+    /// Notes how many private pages there are. Returns the number that was noted before.
+    pub fn note_seen(&mut self, pages: u32) -> u32 {
+        std::mem::replace(&mut self.seen, pages)
+    }
+
     /// True if the blocks are mapped at the guest's addresses.
     pub fn is_mapped(&self) -> bool {
         self.mapped
@@ -149,6 +203,7 @@ impl KnownChunk {
 
     /// Puts other blocks behind frames, and keeps the map in its shortest form.
     pub fn replace(&mut self, targets: &[(FrameIndex, BlockNo)]) {
+        self.never_armed = false;
         put_blocks(
             &mut self.map,
             targets.iter().map(|(frame, block)| (*frame, Some(*block))),
@@ -159,6 +214,17 @@ impl KnownChunk {
     pub fn replace_all(&mut self, chunk: ChunkNo) {
         self.map = ChunkMap::Whole(chunk);
         self.private = FrameSet::EMPTY;
+        self.never_armed = true;
+    }
+
+    /// True if all of the chunk is one mapping of which nothing was ever armed.
+    pub fn is_never_armed(&self) -> bool {
+        self.never_armed
+    }
+
+    /// Notes that frames are about to be armed.
+    pub fn note_arming(&mut self) {
+        self.never_armed = false;
     }
 
     /// Notes that the blocks are mapped now.
@@ -177,9 +243,17 @@ impl KnownChunk {
         self.unarmed = self.unarmed.union(frames);
     }
 
+    /// Notes that all private frames are left to the kernel's copy-on-write.
+    pub fn note_left(&mut self) {
+        self.unarmed = self.private;
+        self.left = true;
+        self.seen = 0;
+    }
+
     /// Notes that every private frame is armed.
     pub fn note_armed(&mut self) {
         self.unarmed = FrameSet::EMPTY;
+        self.left = false;
     }
 
     /// Notes that frames are mapped shared.
@@ -189,6 +263,7 @@ impl KnownChunk {
 
     /// Notes that own frames are armed ahead of a snapshot.
     pub fn note_armed_ahead(&mut self, frames: &FrameSet) {
+        self.never_armed = false;
         self.armed_ahead = self.armed_ahead.union(frames);
     }
 
@@ -211,6 +286,7 @@ impl KnownChunk {
 
     /// Makes frames shared that were own.
     pub fn make_shared(&mut self, frames: &FrameSet) {
+        self.never_armed = false;
         self.own = self.own.minus(frames);
         self.armed_ahead = self.armed_ahead.minus(frames);
     }
@@ -219,6 +295,7 @@ impl KnownChunk {
     /// that were own.
     pub fn share_all(&mut self) -> FrameSet {
         self.dirty = false;
+        self.never_armed = false;
         std::mem::take(&mut self.own)
     }
 
@@ -230,6 +307,8 @@ impl KnownChunk {
         self.armed_ahead = FrameSet::EMPTY;
         self.private = self.private.minus(changed);
         self.unarmed = self.unarmed.minus(changed);
+        (self.left, self.seen, self.streak) = (false, 0, 0);
+        (self.never_armed, self.small_pages, self.prepared_from) = (false, false, None);
         self.dirty = false;
     }
 

@@ -145,8 +145,13 @@ impl Chunks {
         }
     }
 
+    /// Number of chunks with frames that may have been written before they were armed.
+    pub fn unreconciled(&self) -> usize {
+        self.unreconciled.load(Ordering::Relaxed)
+    }
+
     /// True if no chunk has frames that may have been written before they were armed.
     pub fn are_reconciled(&self) -> bool {
-        self.unreconciled.load(Ordering::Relaxed) == 0
+        self.unreconciled() == 0
     }
 }

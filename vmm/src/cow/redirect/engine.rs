@@ -5,18 +5,18 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use nvvmm_snapshot::{BlockNo, ChunkIndex, Consumed, FrameIndex, FrameSet, Holder, Pool};
 
 use super::{
-    chunk::LiveChunk, chunks::Chunks, mapping::Mapping, placement::Placement,
-    prediction::Prediction, share::StandStill,
+    chunk::LiveChunk, chunks::Chunks, first_touch::FirstTouches, mapping::Mapping,
+    placement::Placement, prediction::Prediction, share::StandStill, unarmed::Unarmed,
 };
 use crate::{
     cow::{
-        Budget, CowEngine, CowError, RamOrigin, RewindTo, ShareSet, Still, Techniques,
+        Budget, CopiedAhead, CowEngine, CowError, RamOrigin, RewindTo, ShareSet, Still, Techniques,
         counters::{Counters, lock},
         error::os,
         frames::runs,
     },
     memory::{GuestRam, WriteLog},
-    stats::RamCounters,
+    stats::{Phases, RamCounters},
     sys::uffd::{Fault, Uffd},
 };
 
@@ -30,6 +30,8 @@ pub struct RedirectEngine {
     pub(super) placement: Placement,
     pub(super) prediction: Prediction,
     pub(super) chunks: Chunks,
+    pub(super) unarmed: Unarmed,
+    pub(super) touches: FirstTouches,
     /// Locked for reading while an access is answered, for writing while frames are shared. It
     /// comes before the lock of any chunk.
     pub(super) sharing: RwLock<()>,
@@ -47,11 +49,14 @@ impl RedirectEngine {
         techniques: Techniques,
     ) -> Result<Self, CowError> {
         let mapping = Mapping::new(ram, Arc::clone(&pool), budget)?;
+        pool.want_huge_pages(techniques.huge_pages);
         let engine = Self {
             chunks: Chunks::new(mapping.chunks(), origin),
             mapping,
             placement: Placement::new(pool, holder),
             prediction: Prediction::new(techniques),
+            unarmed: Unarmed::new(techniques),
+            touches: FirstTouches::new(techniques),
             sharing: RwLock::new(()),
         };
         if engine.mapping.has_whole_chunks() {
@@ -89,6 +94,9 @@ impl CowEngine for RedirectEngine {
             chunk_faults: Counters::get(&counters.chunk_faults),
             frames_copied: Counters::get(&counters.frames_copied),
             frames_copied_hot: Counters::get(&counters.frames_copied_hot),
+            chunks_copied: Counters::get(&counters.chunks_copied),
+            chunks_copied_next: Counters::get(&counters.chunks_copied_next),
+            huge_pages: self.placement.huge_pages(),
             mappings: self.mapping.budget().mappings(),
             mappings_limit: self.mapping.budget().limit(),
         }
@@ -105,6 +113,33 @@ impl CowEngine for RedirectEngine {
             self.answer_in_chunk(index, known, frame, fault)
         })?;
         self.mapping.wake(index)
+    }
+
+    fn work_ahead(&self) -> Result<bool, CowError> {
+        Ok(self.prepare_next()? || self.copy_next()?)
+    }
+
+    /// Arms what was left to the kernel, and moves its private pages to blocks.
+    fn copy_ahead(
+        &self,
+        _log: &dyn WriteLog,
+        phases: &mut Phases,
+    ) -> Result<CopiedAhead, CowError> {
+        self.unarmed.begin_snapshot();
+        self.drop_prepared();
+        if self.chunks.are_reconciled() {
+            return Ok(CopiedAhead::default());
+        }
+        let frames = phases.run("CopyAhead", || self.reconcile_ahead())?;
+        Ok(CopiedAhead {
+            frames,
+            rounds: 1,
+            room_blocks: 0,
+        })
+    }
+
+    fn drop_copies(&self) {
+        self.unarmed.end_snapshot();
     }
 
     fn arm_ahead(&self) -> Result<(), CowError> {
@@ -166,8 +201,7 @@ impl CowEngine for RedirectEngine {
         let _not_sharing = self.not_sharing();
         let mut live = lock(self.chunks.get(index));
         let known = self.chunks.know(index, &mut live)?;
-        self.mapping
-            .counted(known, |known| self.reconcile_unarmed_writes(index, known))?;
+        self.reconcile_counted(index, known)?;
         let own = frames.intersection(known.own());
         if known.is_mapped() {
             for run in known.mapped_runs(&own.minus(known.armed_ahead())) {
@@ -251,7 +285,10 @@ impl CowEngine for RedirectEngine {
 
     fn tidy(&self) -> Result<bool, CowError> {
         self.placement.give_back_leases()?;
-        Ok(self.reconcile_some()? || self.placement.free_unneeded() || self.keep_bound()?)
+        Ok(self.reconcile_some()?
+            || self.look_at_left()?
+            || self.placement.free_unneeded()
+            || self.keep_bound()?)
     }
 
     fn own_block(&self, index: ChunkIndex, frame: FrameIndex) -> (bool, Option<BlockNo>) {

@@ -266,7 +266,9 @@ fn concurrent_writers_lose_nothing() {
         }
     });
     vm.assert_filled(0..frames, 1 << 40);
+    vm.copy_ahead().unwrap();
     assert_eq!(vm.engine.counters().frames_own, frames);
+    vm.assert_filled(0..frames, 1 << 40);
     let again = Vm::start(&pool, 8 * MIB, Some("s"));
     again.assert_filled(0..frames, 7);
     assert_clean(&pool);

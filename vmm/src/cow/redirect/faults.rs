@@ -6,21 +6,14 @@ use nvvmm_snapshot::{ChunkIndex, ChunkMap, FrameIndex, FrameSet};
 
 use super::{
     RedirectEngine,
-    chunk::{KnownChunk, LiveChunk, MappedRun},
+    chunk::{KnownChunk, MappedRun},
     mapping::aligned_around,
 };
 use crate::{
-    cow::{
-        CHUNK_FRAMES, CowError, Lack,
-        counters::{Counters, lock},
-        error::os,
-        frames::{runs, set_of},
-    },
+    cow::{CHUNK_FRAMES, CowError, Lack, counters::Counters, error::os, frames::set_of},
     sys::uffd::Fault,
 };
 
-/// Chunks reconciled in one go: accesses wait meanwhile.
-const RECONCILED_AT_ONCE: u32 = 16;
 /// Frames that get memory at a first touch where there is not enough for more.
 const FRESH_FRAMES_MIN: u32 = 16;
 
@@ -34,10 +27,12 @@ impl RedirectEngine {
     ) -> Result<(), CowError> {
         let counters = self.chunks.counters();
         if !known.is_mapped() {
-            self.map_chunk(index, known)?;
+            self.first_touch(index, known)?;
             Counters::add(&counters.chunk_faults, 1);
         }
-        self.reconcile_unarmed_writes(index, known)?;
+        if !known.is_left() {
+            self.reconcile_unarmed_writes(index, known)?;
+        }
         let unit = self.mapping.unit_of(frame);
         let is_own = unit.clone().all(|frame| known.is_own(frame));
         match known.block(frame) {
@@ -45,10 +40,16 @@ impl RedirectEngine {
             Some(_) if !fault.write => Ok(()),
             // The first touch of a fresh chunk: nothing of it was ever armed.
             Some(_) if is_own && !fault.write_protected => Ok(()),
+            // The chunk was copied as a whole after this access was held. To disarm a part of it
+            // would split a huge page's mapping.
+            Some(_) if is_own && known.is_never_armed() => Ok(()),
             // The frame is own and was held all the same. It was copied with a neighbour after this
             // access was held, or armed ahead, or armed for a snapshot that was never committed.
             // Nothing needs a copy.
             Some(_) if is_own => self.disarm_around(index, known, frame, unit),
+            // The kernel copies it.
+            Some(_) if known.is_left_frame(frame) => Ok(()),
+            Some(_) if self.leaves_again(index, known)? => self.leave_again(index, known),
             Some(_) => {
                 self.copy_around(index, known, frame)?;
                 Counters::add(&counters.write_faults, 1);
@@ -71,89 +72,30 @@ impl RedirectEngine {
         known.note_shared_are_private();
         let runs = known.mapped_runs(&known.backed());
         // All of them before any is mapped: an access that waits for memory comes here again.
-        for run in &runs {
+        // A copy that was prepared has memory.
+        let needed = runs.iter().filter(|_| !known.is_prepared());
+        for run in needed {
             let count = run.frames.len() as u32;
             self.placement.provide_shared(run.block, count)?;
         }
+        let leave = self.may_leave(1);
         for run in &runs {
-            self.mapping.map_run(index, run)?;
+            if leave && run.private {
+                self.mapping.show_left(index, run)?;
+            } else {
+                self.mapping.map_run(index, run)?;
+            }
         }
         self.mapping.note_mapped(index, known);
-        if !known.private().is_empty() {
-            self.chunks.note_unreconciled(known);
+        if known.private().is_empty() {
+            return Ok(());
+        }
+        self.chunks.note_unreconciled(known);
+        if leave {
+            known.note_left();
+            return Ok(());
         }
         self.reconcile_unarmed_writes(index, known)
-    }
-
-    /// Makes frames own that were written before they were armed.
-    ///
-    /// Until a private mapping is armed, a write to it goes through, into a page of this process
-    /// instead of the snapshot's block. Such frames become own at once, with the content that the
-    /// guest sees. When the pool is full, that is made up for by the next access to the chunk or
-    /// the next snapshot, whichever comes first.
-    pub(super) fn reconcile_unarmed_writes(
-        &self,
-        index: ChunkIndex,
-        known: &mut KnownChunk,
-    ) -> Result<(), CowError> {
-        if known.is_reconciled() {
-            return Ok(());
-        }
-        for run in known.mapped_runs(&known.unarmed()) {
-            self.mapping
-                .arm(index, &run.frames)
-                .map_err(os("arm blocks"))?;
-        }
-        known.note_armed();
-        for run in runs(known.private()) {
-            for frame in self.mapping.written_while_unarmed(index, run)? {
-                let targets =
-                    self.placement
-                        .targets(&mut known.set_aside, &[frame], frame, &self.chunks)?;
-                self.copy_to(index, known, &targets)?;
-            }
-        }
-        self.chunks.note_reconciled(known);
-        Ok(())
-    }
-
-    /// Reconciles all chunks; nothing is written meanwhile.
-    pub(super) fn reconcile_all(&self) -> Result<(), CowError> {
-        if self.chunks.are_reconciled() {
-            return Ok(());
-        }
-        for (index, chunk) in self.chunks.iter() {
-            if let LiveChunk::Known(known) = &mut *lock(chunk) {
-                self.mapping
-                    .counted(known, |known| self.reconcile_unarmed_writes(index, known))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reconciles some chunks to which blocks were adopted, or which met a full pool. Returns true
-    /// if there may be more.
-    pub(super) fn reconcile_some(&self) -> Result<bool, CowError> {
-        let _not_sharing = self.not_sharing();
-        let mut left = RECONCILED_AT_ONCE;
-        for (index, chunk) in self.chunks.iter() {
-            if self.chunks.are_reconciled() || left == 0 {
-                break;
-            }
-            if let LiveChunk::Known(known) = &mut *lock(chunk)
-                && !known.is_reconciled()
-            {
-                match self
-                    .mapping
-                    .counted(known, |known| self.reconcile_unarmed_writes(index, known))
-                {
-                    Ok(()) => left -= 1,
-                    Err(CowError::NoSpace(_)) => return Ok(false),
-                    Err(other) => return Err(other),
-                }
-            }
-        }
-        Ok(left == 0)
     }
 
     /// Puts fresh blocks behind the holes of a cluster, with memory behind them: once they are
@@ -171,7 +113,9 @@ impl RedirectEngine {
         if whole || frames == CHUNK_FRAMES {
             let backed = match known.map() {
                 ChunkMap::Hole => self.back_whole(index, known),
-                _ if budget.is_spent() => self.copy_whole(index, known),
+                _ if budget.is_spent() => self
+                    .reconcile_unarmed_writes(index, known)
+                    .and_then(|()| self.copy_whole(index, known)),
                 _ => self.back_rest(index, known, frame),
             };
             match backed {
@@ -256,16 +200,27 @@ impl RedirectEngine {
     ) -> Result<(), CowError> {
         let budget = self.mapping.budget();
         let whole = self.mapping.has_whole_chunks();
+        let ahead = self.prediction.frames_ahead(index.frame_number(frame));
         if whole || budget.is_spent() {
-            match self.copy_whole(index, known) {
+            match self.copy_dense(index, known, frame, ahead) {
                 // No whole chunk is free, and scattered blocks cost mappings, which the kernel
                 // would refuse in the end.
                 Err(CowError::NoSpace(_)) if !whole && !budget.is_exceeded() => {}
                 done => return done,
             }
         }
-        let cluster = set_of(known.history.frames_to_copy(frame, budget));
-        let hot = self.affordable(known.hot_now().minus(&cluster));
+        let cluster = known.history.frames_to_copy(frame, ahead, budget);
+        let end = index.frame_number(cluster.start.into()) + cluster.len() as u64;
+        let cluster = set_of(cluster);
+        let hot = known.hot_now().minus(&cluster);
+        let wanted = cluster.union(&hot).minus(known.own()).count();
+        if self.copies_densely(known, wanted)? {
+            match self.copy_dense(index, known, frame, ahead) {
+                Err(CowError::NoSpace(_)) if !budget.is_exceeded() => {}
+                done => return done.inspect(|()| self.note_copied_ahead(known, &hot)),
+            }
+        }
+        let hot = self.affordable(hot);
         let shared: Vec<FrameIndex> = cluster
             .union(&hot)
             .places()
@@ -288,7 +243,10 @@ impl RedirectEngine {
             copied = self.copy_to(index, known, &one);
         }
         self.note_copied_ahead(known, &hot);
-        copied
+        copied.inspect(|()| {
+            let at = index.frame_number(frame);
+            self.prediction.note_copied(at, end);
+        })
     }
 
     /// Lets a write to an own frame go on, and later writes to its neighbours.

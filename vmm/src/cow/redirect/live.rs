@@ -36,7 +36,9 @@ impl RedirectEngine {
             if known.is_mapped() {
                 known.note_unarmed(&set_of(run.frames.clone()));
                 self.chunks.note_unreconciled(known);
-                self.mapping.register_run(index, &run)?;
+                if !known.is_left() {
+                    self.mapping.register_run(index, &run)?;
+                }
             }
         }
         Ok(())

@@ -29,8 +29,10 @@ mod ahead;
 mod chunk;
 mod chunks;
 mod copy;
+mod dense;
 mod engine;
 mod faults;
+mod first_touch;
 mod huge;
 mod live;
 mod mapping;
@@ -38,6 +40,7 @@ mod placement;
 mod prediction;
 mod rewind;
 mod share;
+mod unarmed;
 mod vacate;
 
 pub use engine::RedirectEngine;
@@ -47,9 +50,13 @@ mod ahead_test;
 #[cfg(test)]
 mod chunk_test;
 #[cfg(test)]
+mod dense_test;
+#[cfg(test)]
 mod engine_test;
 #[cfg(test)]
 mod failure_test;
+#[cfg(test)]
+mod first_touch_test;
 #[cfg(test)]
 mod hot_test;
 #[cfg(test)]
@@ -58,3 +65,5 @@ mod huge_test;
 mod placement_test;
 #[cfg(test)]
 mod rewind_test;
+#[cfg(test)]
+mod unarmed_test;

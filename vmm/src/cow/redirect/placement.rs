@@ -17,7 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm_snapshot::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameIndex, Holder, Pool, Vacating};
+use nvvmm_snapshot::{
+    BlockNo, CHUNK_BLOCKS, ChunkForCopy, ChunkNo, FrameIndex, Holder, Pool, Vacating,
+};
 
 use super::{chunk::LiveChunk, chunks::Chunks};
 use crate::cow::{CHUNK_FRAMES, CowError, counters::lock, error::is_full};
@@ -40,6 +42,9 @@ pub(super) struct Placement {
     /// Blocks that may still be set aside, and when they were counted: to count takes time in a
     /// large pool.
     allowance: Mutex<Option<(Instant, u64)>>,
+    /// Wholly free chunks of the pool, and when they were counted.
+    empty: Mutex<Option<(Instant, usize)>>,
+    spare: Mutex<Option<(Instant, u64)>>,
     /// Blocks of the VM that are behind no frame any more. To zero them takes longer than a restart
     /// of a process should wait.
     unneeded: Mutex<Vec<BlockNo>>,
@@ -65,6 +70,8 @@ impl Placement {
             pool,
             holder,
             allowance: Mutex::default(),
+            empty: Mutex::default(),
+            spare: Mutex::default(),
             unneeded: Mutex::default(),
             written: Mutex::new(0..0),
         }
@@ -113,8 +120,31 @@ impl Placement {
     }
 
     /// A whole chunk with any content, which a copy overwrites.
-    pub fn whole_chunk_for_copy(&self) -> Result<ChunkNo, CowError> {
+    pub fn whole_chunk_for_copy(&self) -> Result<ChunkForCopy, CowError> {
         Ok(self.holder.alloc_chunk_for_copy()?)
+    }
+
+    /// Makes whole chunks ready for copies, as one page of a tmpfs each, unless some are. Where
+    /// that cannot be had, copies go to ordinary chunks.
+    pub fn make_ready(&self, chunks: u32) -> Result<(), CowError> {
+        Ok(self.holder.make_ready(chunks as usize)?)
+    }
+
+    /// Chunks that were taken as one page of a tmpfs.
+    pub fn huge_pages(&self) -> u64 {
+        self.pool.huge_pages_made()
+    }
+
+    /// True if the pool has more than `chunks` wholly free chunks, by a count that is good for a
+    /// moment. It may count one less then.
+    pub fn can_spare(&self, chunks: u64) -> Result<bool, CowError> {
+        let mut spare = lock(&self.spare);
+        let (when, left) = match *spare {
+            Some((when, left)) if when.elapsed() < COUNT_LASTS => (when, left),
+            _ => (Instant::now(), u64::from(self.pool.empty_chunks()?)),
+        };
+        *spare = Some((when, left.saturating_sub(1)));
+        Ok(left > chunks)
     }
 
     /// Has the medium give memory for the blocks of targets.
@@ -255,6 +285,16 @@ impl Placement {
         }
         *allowance = Some((when, left));
         Ok(may)
+    }
+
+    /// True if the pool had so many wholly free chunks a moment ago.
+    pub fn has_empty(&self, chunks: usize) -> bool {
+        let mut empty = lock(&self.empty);
+        if empty.is_none_or(|(when, _)| when.elapsed() >= COUNT_LASTS) {
+            let count = self.pool.empty_chunks().map_or(0, |count| count as usize);
+            *empty = Some((Instant::now(), count));
+        }
+        empty.is_some_and(|(_, count)| chunks <= count)
     }
 
     /// Blocks that this VM holds unused.

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::cow::{
     CHUNK_FRAMES, CowError, RewindTo,
-    counters::lock,
+    counters::{Counters, lock},
     frames::{block_runs, runs},
     rewind::{Stretch, Stretches},
 };
@@ -47,7 +47,7 @@ impl RedirectEngine {
     pub(super) fn put_back(&self, to: RewindTo) -> Result<(), CowError> {
         let _nothing_is_answered = self.sharing.write().unwrap_or_else(PoisonError::into_inner);
         let mut changed = self.chunks.take_dirty();
-        changed.extend(self.unreconciled());
+        changed.extend(self.changed_unlisted());
         // The guest is likely to write the same frames again: a first fault takes them along.
         let mut work = Work {
             epoch: self.prediction.end_epoch(),
@@ -67,18 +67,20 @@ impl RedirectEngine {
         Ok(())
     }
 
-    /// Chunks in which frames may have been written before they were armed.
-    fn unreconciled(&self) -> Vec<ChunkIndex> {
-        if self.chunks.are_reconciled() {
+    /// Chunks in which frames may have been written while they were not armed, and those that were
+    /// copied before their first touch, which is still to come.
+    fn changed_unlisted(&self) -> Vec<ChunkIndex> {
+        let prepared = Counters::get(&self.chunks.counters().chunks_prepared);
+        if self.chunks.are_reconciled() && prepared == 0 {
             return Vec::new();
         }
-        let is_unreconciled = |live: &LiveChunk| match live {
-            LiveChunk::Known(known) => !known.is_reconciled(),
+        let is_changed = |live: &LiveChunk| match live {
+            LiveChunk::Known(known) => !known.is_reconciled() || known.is_prepared(),
             LiveChunk::Untouched => false,
         };
         let chunks = self.chunks.iter();
         chunks
-            .filter(|(_, chunk)| is_unreconciled(&lock(chunk)))
+            .filter(|(_, chunk)| is_changed(&lock(chunk)))
             .map(|(index, _)| index)
             .collect()
     }

@@ -45,6 +45,7 @@ impl Still for StandStill<'_> {
             chunks, prediction, ..
         } = self.engine;
         self.engine.reconcile_all()?;
+        self.engine.unarmed.end_snapshot();
         let mut set = ShareSet::default();
         let mut epoch = prediction.end_epoch();
         for index in chunks.take_dirty() {
@@ -96,8 +97,10 @@ impl RedirectEngine {
         map: &ChunkMap,
         own: &FrameSet,
     ) {
+        // A frame may have been written that was mapped since it was shared.
+        let reconciled = self.reconcile_counted(index, known);
         let kept = self.free_replaced(known, map, own);
-        if let Err(error) = self.make_own(index, known, &kept) {
+        if let Err(error) = reconciled.and_then(|()| self.make_own(index, known, &kept)) {
             // Frames that are left shared are copied by their next write: that costs blocks, and
             // loses nothing.
             tracing::warn!("frames of a snapshot that was not made stay write-protected: {error}");
@@ -159,8 +162,8 @@ impl RedirectEngine {
             // Restoring a device has read it. Frames that are still as in the snapshot are mapped
             // anew, writable.
             LiveChunk::Known(known) => {
+                self.reconcile_counted(index, known)?;
                 let unchanged = self.free_replaced(known, &map, &own);
-                self.reconcile_unarmed_writes(index, known)?;
                 self.make_own(index, known, &unchanged)?;
             }
         }
@@ -184,6 +187,15 @@ impl RedirectEngine {
             self.mapping
                 .counted(known, |known| self.map_chunk(index, known))?;
         }
+        self.populate_chunk(index, known)
+    }
+
+    /// Fills the page tables of a mapped chunk for reading.
+    pub(super) fn populate_chunk(
+        &self,
+        index: ChunkIndex,
+        known: &KnownChunk,
+    ) -> Result<(), CowError> {
         for run in runs(&known.backed()) {
             self.mapping.populate(index, &run)?;
         }

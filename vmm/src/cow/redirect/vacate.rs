@@ -78,6 +78,7 @@ impl RedirectEngine {
         let gaps = self.placement.gaps(moving.len() as u32)?;
         let targets: Vec<(FrameIndex, BlockNo)> =
             moving.iter().map(|(frame, _)| *frame).zip(gaps).collect();
+        known.note_arming();
         // While they are armed, nobody changes them between the copy and the new mapping.
         for run in known.mapped_runs(&set_of(moving.iter().map(|(frame, _)| *frame))) {
             if let Err(error) = self.mapping.arm(index, &run.frames) {

@@ -6,11 +6,13 @@ use nvvmm_bare_metal::command::{SPARSE, Touch};
 use nvvmm_bare_metal::frame::{Content, Stamp, Token, What};
 use nvvmm_bare_metal::journal::JournalView;
 use nvvmm_bare_metal::order::Pattern;
+use nvvmm_bare_metal::pace;
 use nvvmm_bare_metal::plan::Plan;
 use nvvmm_bare_metal::verify::{self, Mismatch, Report};
 use nvvmm_bare_metal::{FRAME_BYTES, FRAME_WORDS};
 
 use crate::churn::Churn;
+use crate::pacer::Pacer;
 use crate::sys::{JOURNAL, Ram};
 use crate::vcpu_barrier::{self, Job};
 
@@ -74,6 +76,19 @@ impl Lane {
                 while !vcpu_barrier::stopped() {
                     churn.step();
                 }
+            }
+            Job::Pace => {
+                let mut pacer = Pacer::new(self);
+                while !vcpu_barrier::stopped() {
+                    pacer.step();
+                }
+            }
+            Job::CheckPace => {
+                let compared = pace::lane(&self.ram, self.vcpu).map(|frames| Report {
+                    frames,
+                    ..Report::default()
+                });
+                vcpu_barrier::leave(self.vcpu, compared);
             }
         }
     }

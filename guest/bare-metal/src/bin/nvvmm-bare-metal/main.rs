@@ -5,6 +5,7 @@
 mod churn;
 mod console;
 mod jobs;
+mod pacer;
 mod session;
 mod sys;
 mod vcpu_barrier;

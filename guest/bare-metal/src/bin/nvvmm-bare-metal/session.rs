@@ -2,22 +2,30 @@
 
 use core::sync::atomic::Ordering;
 
+use nvvmm_bare_metal::VCPUS_MAX;
 use nvvmm_bare_metal::command::{Access, Command, Extent, Touch, parse};
 use nvvmm_bare_metal::frame::What;
 use nvvmm_bare_metal::journal::{self, JournalView, Phase, WRITES_MAX};
 use nvvmm_bare_metal::order::Pattern;
+use nvvmm_bare_metal::pace::{self, GAPS_KEPT, LaneWalk, Walk};
 use nvvmm_bare_metal::verify::{Mismatch, Report};
 
 use crate::churn::Churn;
 use crate::console::{Console, reply};
 use crate::jobs::Lane;
-use crate::sys::{self, JOURNAL};
+use crate::pacer::Pacer;
+use crate::sys::{self, JOURNAL, PACE};
 use crate::vcpu_barrier::{self, Job};
 
 const SLEEP_CONTROL: u16 = 0x600;
 /// ACPI S5: sleep type 5, sleep enable.
 const POWER_OFF: u8 = (5 << 2) | 0x20;
 const FRAMES_PER_MIB: u64 = 256;
+/// Steps of a walk between two looks for input.
+const STEPS_PER_LOOK: u32 = 8;
+/// Gaps that fit into a reply.
+const GAPS_SHOWN: u64 = 6;
+const _: () = assert!(GAPS_SHOWN <= GAPS_KEPT as u64);
 
 /// The text of a refusal.
 type Refusal = &'static str;
@@ -26,6 +34,7 @@ type Refusal = &'static str;
 pub struct Session {
     lane: Lane,
     churn: Option<(Access, Churn)>,
+    pacer: Option<Pacer>,
     fault_told: bool,
 }
 
@@ -45,6 +54,7 @@ impl Session {
         Self {
             lane,
             churn: None,
+            pacer: None,
             fault_told: false,
         }
     }
@@ -58,6 +68,12 @@ impl Session {
                     Some(command) => self.obey(command),
                     None => reply!("err not a command"),
                 }
+                if let Some(pacer) = &mut self.pacer {
+                    pacer.skip();
+                }
+            }
+            if let Some(pacer) = &mut self.pacer {
+                (0..STEPS_PER_LOOK).for_each(|_| pacer.step());
             }
             if let Some((_, churn)) = &mut self.churn {
                 churn.step();
@@ -79,6 +95,21 @@ impl Session {
             Command::Digest(extent) => self.aside(|session| session.digest(extent)),
             Command::Touch(extent, touch) => self.aside(|session| session.touch(extent, touch)),
             Command::Write(start, count, stride) => self.write(start, count, stride),
+            Command::PaceOn(extent, walk, limit) => self.pace_on(extent, walk, limit),
+            Command::PaceOff => {
+                self.pace_off();
+                reply!("pace off {}", self.steps());
+                Ok(())
+            }
+            Command::Pace => {
+                reply!("pace {}", self.steps());
+                Ok(())
+            }
+            Command::PaceGaps => {
+                reply!("pace gaps={}", Gaps);
+                Ok(())
+            }
+            Command::PaceCheck => self.pace_check(),
             Command::Stat => {
                 self.stat();
                 Ok(())
@@ -107,6 +138,7 @@ impl Session {
         &mut self,
         what: impl FnOnce(&mut Self) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
+        self.not_pacing()?;
         let access = self.stop_churn();
         let result = what(self);
         if let Some(access) = access {
@@ -129,9 +161,93 @@ impl Session {
         Ok(())
     }
 
+    fn not_churning(&self) -> Result<(), Refusal> {
+        match &self.churn {
+            Some(_) => Err("churn is on"),
+            None => self.not_pacing(),
+        }
+    }
+
+    fn not_pacing(&self) -> Result<(), Refusal> {
+        match &self.pacer {
+            Some(_) => Err("pace is on"),
+            None => Ok(()),
+        }
+    }
+
+    fn pace_on(&mut self, extent: Extent, walk: Walk, limit: u64) -> Result<(), Refusal> {
+        self.not_churning()?;
+        let frames = self.frames(extent)?;
+        if frames < self.lane.vcpus {
+            return Err("nothing to walk through");
+        }
+        if walk.writes {
+            // What was filled is overwritten.
+            JOURNAL.phase.store(Phase::Empty as u64, Ordering::SeqCst);
+        }
+        let lane = LaneWalk::new(walk, (0, self.lane.vcpus), self.lane.first_gfn, frames);
+        PACE.reset();
+        for (place, word) in [
+            (&PACE.vcpus, self.lane.vcpus),
+            (&PACE.first_gfn, self.lane.first_gfn),
+            (&PACE.frames, frames),
+            (&PACE.walk, walk.code()),
+            (&PACE.limit, limit),
+            (&PACE.granule, pace::granule(lane.len)),
+            (&PACE.log_gpa, sys::log_gpa()),
+            (&PACE.magic, pace::MAGIC),
+        ] {
+            place.store(word, Ordering::SeqCst);
+        }
+        reply!("pace on frames={frames} pass={}", lane.len);
+        vcpu_barrier::begin(Job::Pace);
+        self.pacer = Some(Pacer::new(&self.lane));
+        Ok(())
+    }
+
+    fn pace_off(&mut self) {
+        if self.pacer.take().is_some() {
+            vcpu_barrier::stop();
+            vcpu_barrier::join(self.lane.vcpus);
+        }
+    }
+
+    fn pace_check(&mut self) -> Result<(), Refusal> {
+        self.not_churning()?;
+        self.run(Job::CheckPace);
+        match vcpu_barrier::collect(self.lane.vcpus) {
+            Ok(report) => reply!("pace ok frames={}", report.frames),
+            Err(mismatch) => report_mismatch("pace", &mismatch),
+        }
+        Ok(())
+    }
+
+    /// Steps and gaps since the last report, which this one is now.
+    fn steps(&self) -> impl core::fmt::Display {
+        let steps = || PACE.steps[..self.lane.vcpus as usize].iter();
+        let over = steps()
+            .map(|steps| steps.over.swap(0, Ordering::Relaxed))
+            .sum();
+        let [mut done, mut pass, mut largest] = [[0; VCPUS_MAX]; 3];
+        for (index, steps) in steps().enumerate() {
+            done[index] = steps.done.load(Ordering::Relaxed);
+            pass[index] = steps.pass.load(Ordering::Relaxed);
+            largest[index] = steps.largest.swap(0, Ordering::Relaxed);
+        }
+        let vcpus = self.lane.vcpus as usize;
+        StepsText {
+            vcpus,
+            done,
+            pass,
+            largest,
+            over,
+        }
+    }
+
     fn frames(&self, extent: Extent) -> Result<u64, Refusal> {
         match extent {
             Extent::All => Ok(self.lane.frames),
+            Extent::Percent(part) => Ok(self.lane.frames * part / 100),
             Extent::Mib(mib) => match mib.checked_mul(FRAMES_PER_MIB) {
                 Some(frames) if frames <= self.lane.frames => Ok(frames),
                 _ => Err("not so much memory"),
@@ -140,9 +256,7 @@ impl Session {
     }
 
     fn fill(&mut self, extent: Extent, seed: u64) -> Result<(), Refusal> {
-        if self.churn.is_some() {
-            return Err("churn is on");
-        }
+        self.not_churning()?;
         let frames = self.frames(extent)?;
         if frames < self.lane.vcpus {
             return Err("nothing to fill");
@@ -166,9 +280,7 @@ impl Session {
     }
 
     fn churn_on(&mut self, seed: u64, pattern: Pattern, access: Access) -> Result<(), Refusal> {
-        if self.churn.is_some() {
-            return Err("churn is on");
-        }
+        self.not_churning()?;
         let was = (
             JOURNAL.churn_seed.load(Ordering::Relaxed),
             JOURNAL.pattern.load(Ordering::Relaxed),
@@ -242,9 +354,7 @@ impl Session {
     }
 
     fn write(&mut self, start: u64, count: u64, stride: u64) -> Result<(), Refusal> {
-        if self.churn.is_some() {
-            return Err("churn is on");
-        }
+        self.not_churning()?;
         let filled = JournalView::read(&self.lane.ram)
             .map_err(|_| "fill first")?
             .filled;
@@ -334,6 +444,48 @@ fn report_mismatch(who: &str, mismatch: &Mismatch) {
         mismatch.word,
         mismatch.found
     );
+}
+
+/// The last gaps above the limit, `LENGTH@TSC`, the newest first.
+struct Gaps;
+
+impl core::fmt::Display for Gaps {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let count = PACE.gaps_count.load(Ordering::Acquire);
+        for (n, place) in (count.saturating_sub(GAPS_SHOWN)..count).rev().enumerate() {
+            let gap = &PACE.gaps[place as usize % GAPS_KEPT];
+            let [length, tsc] = [&gap.length, &gap.tsc].map(|word| word.load(Ordering::Acquire));
+            let comma = if n == 0 { "" } else { "," };
+            write!(f, "{comma}{length}@{tsc}")?;
+        }
+        Ok(())
+    }
+}
+
+/// `steps=a,b pass=a,b largest=a,b over=N`.
+struct StepsText {
+    vcpus: usize,
+    done: [u64; VCPUS_MAX],
+    pass: [u64; VCPUS_MAX],
+    largest: [u64; VCPUS_MAX],
+    over: u64,
+}
+
+impl core::fmt::Display for StepsText {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (name, numbers) in [
+            ("steps", &self.done),
+            ("pass", &self.pass),
+            ("largest", &self.largest),
+        ] {
+            write!(f, "{name}=")?;
+            for (index, number) in numbers[..self.vcpus].iter().enumerate() {
+                write!(f, "{}{number}", if index == 0 { "" } else { "," })?;
+            }
+            f.write_str(" ")?;
+        }
+        write!(f, "over={}", self.over)
+    }
 }
 
 fn bye() -> ! {

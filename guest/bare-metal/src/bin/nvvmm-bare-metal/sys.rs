@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use nvvmm_bare_metal::boot::{self, BootBlock};
 use nvvmm_bare_metal::journal::Journal;
+use nvvmm_bare_metal::pace::{LOG_LEN, Pace};
 use nvvmm_bare_metal::{FRAME_BYTES, FRAME_WORDS, Memory, VCPUS_MAX};
 
 /// Bytes of stack for each vCPU.
@@ -21,6 +22,13 @@ static STACKS: Stacks = Stacks(core::cell::UnsafeCell::new([[0; STACK_BYTES]; VC
 /// The journal, in the program's first frame (linker script).
 #[unsafe(link_section = ".bss.journal")]
 pub static JOURNAL: Journal = Journal::new();
+
+/// The state of `pace`, in the program's second frame (linker script).
+#[unsafe(link_section = ".bss.pace")]
+pub static PACE: Pace = Pace::new();
+
+/// The log of `pace`.
+pub static LOG: [AtomicU64; LOG_LEN] = [const { AtomicU64::new(0) }; LOG_LEN];
 
 global_asm!(
     r#"
@@ -165,6 +173,11 @@ extern "C" fn start(vcpu: u64, boot: *const BootBlock) -> ! {
         memory_bytes: boot.memory_bytes,
     };
     crate::main(vcpu, u64::from(boot.vcpus), ram)
+}
+
+/// GPA of the log of `pace`: memory is mapped one to one.
+pub fn log_gpa() -> u64 {
+    LOG.as_ptr() as u64
 }
 
 /// Guest RAM, mapped one to one.

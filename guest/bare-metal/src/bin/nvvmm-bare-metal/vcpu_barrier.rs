@@ -25,6 +25,10 @@ pub enum Job {
     CheckUnfilled,
     /// Churn until `stop`.
     Churn(Access),
+    /// Walk until `stop`.
+    Pace,
+    /// Verify what `pace` has written.
+    CheckPace,
 }
 
 impl Job {
@@ -37,6 +41,8 @@ impl Job {
             Self::Check => [4, 0, 0],
             Self::CheckUnfilled => [5, 0, 0],
             Self::Churn(access) => [6, access as u64, 0],
+            Self::Pace => [7, 0, 0],
+            Self::CheckPace => [8, 0, 0],
         }
     }
 
@@ -51,6 +57,8 @@ impl Job {
             [3, frames, _] => Self::Digest { frames },
             [4, ..] => Self::Check,
             [5, ..] => Self::CheckUnfilled,
+            [7, ..] => Self::Pace,
+            [8, ..] => Self::CheckPace,
             [_, access, _] => Self::Churn(Access::from_code(access).unwrap_or(Access::Check)),
         }
     }
@@ -72,7 +80,7 @@ pub fn begin(job: Job) {
     ROUND.fetch_add(1, Ordering::Release);
 }
 
-/// vCPU 0: the others end their churn.
+/// vCPU 0: the others end their churn or walk.
 pub fn stop() {
     STOP.store(true, Ordering::Release);
 }

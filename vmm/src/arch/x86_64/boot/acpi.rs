@@ -1,5 +1,6 @@
 //! ACPI tables of the machine (ACPI 6.5), hardware-reduced: no PM timer, no SCI, no legacy
-//! controllers. RSDP, XSDT, FADT, MADT, DSDT.
+//! controllers. RSDP, XSDT, FADT, MADT, DSDT. The power button is a control method one, whose
+//! presses a generic event device reports (ACPI 6.5, section 5.6.9).
 //!
 //! There is no MCFG and no PCI root in the DSDT: a guest finds neither PCI bus nor slots to scan.
 //! virtio-mmio devices are `LNRO0005`, which stock Linux kernels know.
@@ -38,7 +39,8 @@ pub struct AcpiDevice {
     pub gsi: u32,
 }
 
-/// Registers by which the guest powers off and resets, all in port space.
+/// Registers by which the guest powers off and resets, and reads of the power button. All are in
+/// port space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PowerRegisters {
     /// Sleep control register.
@@ -51,6 +53,12 @@ pub struct PowerRegisters {
     pub reset_port: u16,
     /// Value to write there.
     pub reset_value: u8,
+    /// Event register, which a read empties.
+    pub events_port: u16,
+    /// Bit of it: the power button was pressed.
+    pub button_pressed: u8,
+    /// Global system interrupt of events.
+    pub gsi: u32,
 }
 
 /// Parts of the machine, besides its vCPUs, that the tables name.
@@ -153,6 +161,7 @@ fn dsdt(parts: &AcpiParts) -> Sdt {
     let s5 = [parts.power.s5_type, 0, 0, 0];
     let s5: Vec<&dyn Aml> = s5.iter().map(|byte| byte as &dyn Aml).collect();
     aml::Name::new("_S5_".into(), &aml::Package::new(s5)).to_aml_bytes(&mut aml_bytes);
+    append_power_button(&mut aml_bytes, &parts.power);
     let serial = parts.serial;
     let io = aml::IO::new(serial.base as u16, serial.base as u16, 1, 8);
     append_device(
@@ -179,6 +188,39 @@ fn dsdt(parts: &AcpiParts) -> Sdt {
     let mut dsdt = Sdt::new(*b"DSDT", 36, 6, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     dsdt.append_slice(&aml_bytes);
     dsdt
+}
+
+/// Appends the power button, and the event device that reads the event register and tells of it.
+fn append_power_button(aml_bytes: &mut Vec<u8>, power: &PowerRegisters) {
+    let port = power.events_port;
+    let space = aml::OpRegionSpace::SystemIO;
+    let region = aml::OpRegion::new("PWRR".into(), space, &port, &1u8);
+    let register = aml::Field::new(
+        "PWRR".into(),
+        aml::FieldAccessType::Byte,
+        aml::FieldLockRule::NoLock,
+        aml::FieldUpdateRule::WriteAsZeroes,
+        vec![aml::FieldEntry::Named(*b"PWRE", 8)],
+    );
+    let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C0C"));
+    let uid = aml::Name::new("_UID".into(), &aml::ZERO);
+    let button = aml::Device::new("PWRB".into(), vec![&hid, &uid]);
+
+    // One read: it empties the register.
+    let (events, read_register) = (aml::Local(0), aml::Path::new("PWRE"));
+    let read = aml::Store::new(&events, &read_register);
+    let is_pressed = aml::And::new(&aml::Local(1), &events, &power.button_pressed);
+    let (object, pressed) = (aml::Path::new("PWRB"), 0x80u8);
+    let notify = aml::Notify::new(&object, &pressed);
+    let tell = aml::If::new(&is_pressed, vec![&notify]);
+    let handle = aml::Method::new("_EVT".into(), 1, true, vec![&read, &tell]);
+    let hid = aml::Name::new("_HID".into(), &"ACPI0013");
+    let interrupt = aml::Interrupt::new(true, true, false, false, power.gsi);
+    let resources = aml::ResourceTemplate::new(vec![&interrupt]);
+    let resources = aml::Name::new("_CRS".into(), &resources);
+    let events = aml::Device::new("GED0".into(), vec![&hid, &uid, &resources, &handle]);
+    let parts: Vec<&dyn Aml> = vec![&region, &register, &button, &events];
+    aml::Scope::new("_SB_".into(), parts).to_aml_bytes(aml_bytes);
 }
 
 /// Appends a device with one address range and one edge-triggered interrupt.

@@ -10,6 +10,9 @@ const POWER: PowerRegisters = PowerRegisters {
     s5_type: 5,
     reset_port: 0x602,
     reset_value: 1,
+    events_port: 0x603,
+    button_pressed: 1,
+    gsi: 3,
 };
 
 fn virtio(count: usize) -> Vec<u8> {
@@ -159,6 +162,24 @@ fn the_dsdt_has_a_device_for_each_virtio_slot() {
         range.extend(gsi.to_le_bytes());
         assert_eq!(count(&range), 1, "{slot}");
     }
+}
+
+#[test]
+fn the_dsdt_tells_of_the_power_button() {
+    let bytes = build(1, &[]);
+    let dsdt = walk(&bytes).1;
+    let has = |needle: &[u8]| dsdt.windows(needle.len()).any(|window| window == needle);
+    assert!(has(b"ACPI0013"), "a generic event device");
+    // OperationRegion: SystemIO, the port, one byte.
+    assert!(has(
+        &[b"PWRR".as_slice(), &[1, 0x0b, 0x03, 0x06, 1]].concat()
+    ));
+    // Extended interrupt: edge, active high, consumer, GSI 3.
+    assert!(has(&[0x89, 6, 0, 0b11, 1, 3, 0, 0, 0]));
+    // Notify (PWRB, 0x80).
+    assert!(has(&[b"\x86PWRB".as_slice(), &[0x0a, 0x80]].concat()));
+    // _HID of the button: EISAID "PNP0C0C".
+    assert!(has(&[0x41, 0xd0, 0x0c, 0x0c]));
 }
 
 #[test]

@@ -26,6 +26,9 @@ const ACPI_PARTS: AcpiParts = AcpiParts {
         s5_type: 5,
         reset_port: 0x602,
         reset_value: 1,
+        events_port: 0x603,
+        button_pressed: 1,
+        gsi: 3,
     },
 };
 

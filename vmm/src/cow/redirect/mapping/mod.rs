@@ -2,6 +2,7 @@
 
 mod arm;
 mod put;
+mod scratch;
 
 use std::{
     io,
@@ -11,6 +12,8 @@ use std::{
 
 use nvvmm_snapshot::{ChunkIndex, ChunkNo, FaultPoint, FrameIndex, Pool, fault_point};
 
+use self::scratch::Scratch;
+pub(super) use self::scratch::Source;
 use super::chunk::{KnownChunk, MappedRun};
 use crate::{
     cow::{
@@ -36,6 +39,7 @@ pub(super) struct Mapping {
     budget: Budget,
     /// Frames that are mapped, armed and copied as one: those of a page of the medium.
     unit_frames: u32,
+    scratch: Scratch,
     /// True as long as one call may arm several mappings, as far as is known.
     crossing: AtomicBool,
 }
@@ -54,6 +58,7 @@ impl Mapping {
             ram,
             pool,
             budget,
+            scratch: Scratch::default(),
             crossing: AtomicBool::new(true),
         })
     }
@@ -130,6 +135,45 @@ impl Mapping {
     /// Nothing has changed for the guest. [`CowError::NoSpace`]: the kernel has no memory now.
     pub fn show_run(&self, index: ChunkIndex, run: &MappedRun) -> Result<(), CowError> {
         self.show(index, run).map_err(os_again("map blocks"))
+    }
+
+    /// Maps a private run, and leaves writes to the kernel's copy-on-write: the run is not
+    /// registered.
+    pub fn show_left(&self, index: ChunkIndex, run: &MappedRun) -> Result<(), CowError> {
+        patiently(|| self.show(index, run)).map_err(os("map blocks"))
+    }
+
+    /// Maps `count` whole chunks of the pool, from `first` on, behind chunks of the guest, from
+    /// `index` on, privately. Writes are left to the kernel's copy-on-write.
+    pub fn show_left_chunks(
+        &self,
+        index: ChunkIndex,
+        count: usize,
+        first: ChunkNo,
+    ) -> Result<(), CowError> {
+        let (offset, size_bytes) = (ram_offset(index, 0), count * CHUNK_SIZE_BYTES);
+        let map = || {
+            let at = first.byte_offset();
+            let (ram, pool) = (self.reservation(), self.pool.fd());
+            ram.map_file(offset, size_bytes, pool, at, Sharing::Private)
+        };
+        patiently(map).map_err(os("map blocks"))
+    }
+
+    /// Pages of a mapped chunk that are in the page tables.
+    pub fn present_pages(&self, index: ChunkIndex) -> Result<u32, CowError> {
+        let start = self.reservation().start() + ram_offset(index, 0);
+        self.pagemap
+            .present(start, CHUNK_FRAMES as usize)
+            .map_err(os("read pagemap"))
+    }
+
+    /// Fills the page tables of a mapped chunk, all of which is the VM's own, for writing.
+    pub fn populate_own(&self, index: ChunkIndex) -> Result<(), CowError> {
+        let (offset, size_bytes) = self.range(index, &(0..CHUNK_FRAMES));
+        self.reservation()
+            .populate_write(offset, size_bytes)
+            .map_err(os("fill page tables"))
     }
 
     fn show(&self, index: ChunkIndex, run: &MappedRun) -> io::Result<()> {
@@ -267,6 +311,14 @@ impl Mapping {
                 self.reservation().start() + ram_offset(index, 0),
                 CHUNK_SIZE_BYTES,
             )
+            .map_err(os("wake a held access"))
+    }
+
+    /// Wakes all who wait for an answer about a chunk, of which nobody was told yet.
+    pub fn wake_if_any(&self, index: ChunkIndex) -> Result<(), CowError> {
+        let start = self.reservation().start() + ram_offset(index, 0);
+        self.uffd
+            .wake_if_any(start, CHUNK_SIZE_BYTES)
             .map_err(os("wake a held access"))
     }
 

@@ -7,8 +7,9 @@
 //! * the last cluster that was copied: a fault at its end takes twice as many frames.
 //!
 //! Of all of memory it remembers stretches that the guest touches for the first time, one frame
-//! after the other ([`FreshRuns`]).
+//! after the other ([`FreshRuns`]), and those that it writes so ([`DenseWrites`]).
 
+mod dense;
 mod fresh;
 mod hot_frames;
 mod single_frame;
@@ -21,13 +22,19 @@ use std::{
 
 use nvvmm_snapshot::{ChunkIndex, FrameIndex, FrameSet};
 
-use self::{fresh::FreshRuns, hot_frames::HotFrames, single_frame::SingleFrame};
+use self::{
+    dense::DenseWrites, fresh::FreshRuns, hot_frames::HotFrames, single_frame::SingleFrame,
+};
 use super::mapping::aligned_around;
-use crate::cow::{Budget, Techniques, counters::lock};
+use crate::cow::{Budget, CHUNK_FRAMES, Techniques, counters::lock};
 
 /// Longer epochs are forgotten: a copy that is not needed costs memory, and a fault in seconds
 /// costs nothing.
 const EPOCH_MAX: Duration = Duration::from_secs(2);
+/// Own frames of a chunk from which on the guest is taken to write most of the others, too.
+const DENSE_OWN_FRAMES: u32 = CHUNK_FRAMES / 2;
+/// Frames to copy at once from which on all of the chunk is copied.
+const DENSE_COPY_FRAMES: u32 = CHUNK_FRAMES * 3 / 4;
 
 /// Counts epochs, and remembers chunks with hot frames.
 #[derive(Debug)]
@@ -35,6 +42,7 @@ pub(super) struct Prediction {
     techniques: Techniques,
     rhythm: Mutex<Rhythm>,
     fresh: Mutex<FreshRuns>,
+    dense: Mutex<DenseWrites>,
 }
 
 /// Snapshots in a rhythm.
@@ -44,6 +52,8 @@ struct Rhythm {
     /// no neighbour.
     epoch: u64,
     ended: Option<Instant>,
+    /// True if the last epoch was no long one.
+    quick: bool,
     /// Chunks with hot frames, to be copied ahead.
     hot: Vec<ChunkIndex>,
 }
@@ -60,7 +70,56 @@ impl Prediction {
             techniques,
             rhythm: Mutex::default(),
             fresh: Mutex::default(),
+            dense: Mutex::default(),
         }
+    }
+
+    /// Frames, a power of two, that a write to frame number `at` is likely to begin.
+    pub fn frames_ahead(&self, at: u64) -> u32 {
+        if self.techniques.dense_chunks {
+            lock(&self.dense).frames_ahead(at)
+        } else {
+            1
+        }
+    }
+
+    /// Notes that all frames from `at` to `end` are copied, since frame `at` was written.
+    pub fn note_copied(&self, at: u64, end: u64) {
+        lock(&self.dense).note(at, end);
+    }
+
+    /// Notes that all frames from `from` to `end` are copied, too, which nobody has written yet.
+    pub fn note_copied_next(&self, from: u64, end: u64) {
+        lock(&self.dense).extend(from, end);
+    }
+
+    /// True if a chunk is likely to be written so densely that it is best copied as a whole: `own`
+    /// frames of it were copied since the snapshot, and `wanted` others are to be copied now.
+    pub fn is_dense(&self, own: u32, wanted: u32) -> bool {
+        // If nothing is left afterwards, only what is wanted needs a copy.
+        let goes_on = own >= DENSE_OWN_FRAMES && own + wanted < CHUNK_FRAMES;
+        self.techniques.dense_chunks && (goes_on || wanted >= DENSE_COPY_FRAMES)
+    }
+
+    /// True if chunks may be copied before the guest writes them.
+    pub fn copies_next(&self) -> bool {
+        self.techniques.next_chunks
+    }
+
+    /// Notes that a chunk of `chunks` was copied whole, when `frames` were to be copied.
+    pub fn go_on_behind(&self, index: ChunkIndex, frames: u32, chunks: u32) {
+        lock(&self.dense).go_on_behind(index, frames, chunks);
+    }
+
+    /// The next chunk that is to be copied before the guest writes it, and the number of those
+    /// behind it. Each is returned once.
+    pub fn take_next(&self) -> Option<(ChunkIndex, u32)> {
+        lock(&self.dense).take_next()
+    }
+
+    /// Ends copying the next chunks, until the next fault.
+    pub fn stop_next(&self) {
+        lock(&self.dense).stop();
     }
 
     /// Frames, a power of two, that get memory for the first touch of frame number `at`.
@@ -86,12 +145,18 @@ impl Prediction {
         self.techniques.copy_hot
     }
 
+    /// True if snapshots come in a quick rhythm.
+    pub fn is_quick(&self) -> bool {
+        lock(&self.rhythm).quick
+    }
+
     /// Ends an epoch now.
     pub fn end_epoch(&self) -> EpochEnd<'_> {
         let mut rhythm = lock(&self.rhythm);
         let now = Instant::now();
         let short = rhythm.ended.is_some_and(|ended| now - ended <= EPOCH_MAX);
         rhythm.ended = Some(now);
+        rhythm.quick = short;
         rhythm.epoch += if short { 1 } else { 2 };
         rhythm.hot.clear();
         EpochEnd {
@@ -142,12 +207,17 @@ impl WriteHistory {
 
     /// Frames to copy for a write to `frame` that is held: the frame alone if it is likely to be
     /// the chunk's only one in this epoch, else a cluster.
-    pub fn frames_to_copy(&mut self, frame: FrameIndex, budget: &Budget) -> Range<u32> {
+    ///
+    /// `ahead` is the number of frames that the write is likely to begin.
+    pub fn frames_to_copy(&mut self, frame: FrameIndex, ahead: u32, budget: &Budget) -> Range<u32> {
         if self.single.is_expected(frame) && budget.allows_single_frames() {
-            frame.get()..frame.get() + 1
-        } else {
-            self.cluster_around(frame, budget)
+            return frame.get()..frame.get() + 1;
         }
+        let cluster = self.cluster_around(frame, budget);
+        if ahead > cluster.len() as u32 {
+            self.last_cluster = aligned_around(frame, ahead.min(CHUNK_FRAMES));
+        }
+        self.last_cluster.clone()
     }
 
     /// The cluster that a fault at `frame` deals with. It is larger the longer faults go on where
