@@ -1,5 +1,6 @@
-//! How long operations on a pool hold up another user of it, who takes blocks, writes to them and
-//! frees them all the time. And the longest time for which the catalog lock was held so far.
+//! Measures the time for which operations on a pool hold up another user of it, who takes blocks,
+//! writes to them and frees them all the time. And the longest time for which the catalog lock
+//! was held so far.
 //!
 //! `cargo run --release -p nvvmm-snapshot --example held_up -- GIB [DIR]`
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::layout::inode::SnapshotKind;
-use crate::number::BLOCK_SIZE_BYTES;
+use crate::number::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
 use crate::{ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewMap, NewSnapshot};
 use crate::{Error, SnapshotId};
 
@@ -252,7 +252,7 @@ fn a_removal_from_a_pool_full_of_waiting_blocks_succeeds() {
     bench.assert_in_order();
 }
 
-/// What a cleaner leaves that dies: blocks that wait, a number of them that is too high, a chunk
+/// The remains of a cleaner that died: blocks that wait, a number of them that is too high, a chunk
 /// that is leased to nobody.
 #[test]
 fn the_next_cleaner_does_what_a_dead_one_left() {

@@ -35,7 +35,8 @@
 //! 16. `refs`: reference counts
 //! 17. `catalog`: the committed superblock and the inodes
 //! 18. `handle`: the handle of an open pool
-//! 19. `cleaner_lock`: the right to clean freed blocks; `catalog_lock`: the catalog lock, commits and removals under it
+//! 19. `cleaner_lock`: the right to clean freed blocks; `catalog_lock`: the catalog lock, commits
+//!     and removals under it
 //! 20. `recovery`: what dead processes and hosts left; every use of the lock begins with it;
 //!     `cleaning`: freed blocks become free
 //! 21. `pool`: create, open, grow, check, list

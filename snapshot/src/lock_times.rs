@@ -9,7 +9,7 @@ thread_local! {
     static HAS_CATALOG_LOCK: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What one process has measured since it opened a pool.
+/// Measurements of one process since it opened a pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LockUse {
     /// The longest time for which it had the catalog lock.

@@ -83,8 +83,8 @@ impl Drop for Holder {
     }
 }
 
-/// Has a VM run on a pool of which it knows a part only, so that its guest needs the pool's lock for
-/// the rest. `None` on a device, which does not grow.
+/// Has a VM run on a pool of which it knows a part only, so that its guest needs the pool's lock
+/// for the rest. `None` on a device, which does not grow.
 fn on_a_pool_that_grew(host: &Host) -> Option<Vm<'_>> {
     if host.medium().is_device() {
         return None;

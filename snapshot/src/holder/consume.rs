@@ -130,8 +130,8 @@ impl Holder {
         })
     }
 
-    /// The blocks that only this snapshot refers to, in chunks that no other holder has leased. This
-    /// holder has then.
+    /// The blocks that only this snapshot refers to, in chunks that no other holder has leased.
+    /// This holder has then.
     fn takeable(&self, inode: &Inode) -> Result<Taken> {
         let store = &self.pool.store;
         let mut taken = Taken::default();

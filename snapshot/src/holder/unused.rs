@@ -4,7 +4,8 @@ use super::Holder;
 use super::lease::Leases;
 use crate::error::Result;
 use crate::handle::Pool;
-use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
+use crate::number::{BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo};
+use crate::region::available_bytes;
 
 impl Pool {
     /// Chunks that are wholly free and leased to nobody, as far as that can be said while others
@@ -21,6 +22,22 @@ impl Pool {
             }
         }
         Ok(count)
+    }
+}
+
+impl Pool {
+    /// Chunks that can be taken for speed alone: wholly free ones for which the medium has memory,
+    /// as far as that can be said.
+    ///
+    /// # Errors
+    /// [`crate::Error::Damaged`], [`crate::Error::Io`].
+    pub fn spare_chunks(&self) -> Result<u64> {
+        let empty = u64::from(self.empty_chunks()?);
+        if !self.must_provide() {
+            return Ok(empty);
+        }
+        let on_medium = available_bytes(self.file(), self.medium())?;
+        Ok(empty.min(on_medium / CHUNK_SIZE_BYTES))
     }
 }
 

@@ -160,7 +160,7 @@ impl Pool {
             removed = self.remove_only(name);
         }
         if let Err(error) = self.clean() {
-            tracing::warn!(%error, "could not clean all freed blocks: the next user of the pool does");
+            tracing::warn!(%error, "could not clean all freed blocks: the pool's next user does");
         }
         removed
     }

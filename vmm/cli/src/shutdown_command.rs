@@ -100,7 +100,7 @@ impl<'a> Button<'a> {
     /// Waits until the guest has read that the button was pressed: it has a driver for it.
     ///
     /// # Errors
-    /// It has not read that in time; or the agent's failure, if nothing was pressed.
+    /// The guest has not read that in time, or nothing was pressed: why the agent failed.
     fn must_be_heard(
         &self,
         dir: &RuntimeDir,

@@ -62,8 +62,8 @@ pub struct VmProcess {
     _name: Name,
 }
 
-/// Called when a VM stands by.
-pub type OnStandby = Box<dyn FnOnce(&VmStatus)>;
+/// Hears that a VM stands by.
+pub type StandbyListener = Box<dyn FnOnce(&VmStatus)>;
 
 /// Begin of a VM.
 pub struct Begin {
@@ -72,7 +72,7 @@ pub struct Begin {
     /// Consequence of a reboot of the guest.
     pub on_reboot: OnReboot,
     /// Has the VM stand by, once its machine is built; called when it does.
-    pub on_standby: Option<OnStandby>,
+    pub on_standby: Option<StandbyListener>,
 }
 
 /// Streams of the guest's console besides its socket [`VmRuntimePaths::console`].

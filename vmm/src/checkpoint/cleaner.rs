@@ -56,7 +56,7 @@ fn clean(pool: &Pool, ended: &AtomicBool) {
     let go_on = || !ended.load(Ordering::Relaxed);
     while go_on() {
         if let Err(error) = pool.clean_while(go_on) {
-            tracing::warn!(%error, "could not clean all freed blocks: the next user of the pool does");
+            tracing::warn!(%error, "could not clean all freed blocks: the pool's next user does");
         }
         pool.wait_for_freed(LOOK_EVERY, go_on);
     }

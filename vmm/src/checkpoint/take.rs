@@ -216,7 +216,6 @@ fn attempt(
         name: taking.name.into(),
         phases: Vec::new(),
         pause_us: micros_of(pause),
-        // Set by who has the fault thread.
         held_us_max: 0.0,
         total_us: 0.0,
         frames_mapped: taking.engine.counters().frames_mapped,

@@ -250,6 +250,9 @@ fn is_closed(mut stream: &UnixStream) -> bool {
 fn every_request_goes_round() {
     let served = serve(ServerLimits::default());
     let mut client = ControlClient::connect(&served.path).unwrap();
+    client.ping().unwrap();
+    assert_eq!(client.pid(), Some(std::process::id()));
+    assert_eq!(client.process().unwrap().pid(), std::process::id());
     assert_eq!(client.status().unwrap(), served.vm.status());
     assert_eq!(client.stats().unwrap(), served.vm.stats().unwrap());
     client.pause().unwrap();
@@ -593,13 +596,4 @@ fn a_caller_that_sends_no_more_but_waits_is_served() {
     let mut answer = String::new();
     BufReader::new(&theirs).read_line(&mut answer).unwrap();
     assert!(answer.contains("done"), "{answer}");
-}
-
-#[test]
-fn a_ping_is_answered_at_once() {
-    let served = serve(ServerLimits::default());
-    let mut client = ControlClient::connect(&served.path).unwrap();
-    client.ping().unwrap();
-    assert_eq!(client.pid(), Some(std::process::id()));
-    assert_eq!(client.process().unwrap().pid(), std::process::id());
 }

@@ -20,6 +20,8 @@ pub(crate) use random::Random;
 pub(crate) use unfenced::{CrashPoint, Fate, Survivors, Unit};
 
 use self::unfenced::{Flushed, Unfenced};
+use nvvmm_test_profile::sized;
+
 use super::Region;
 use crate::error::{Error, Result};
 
@@ -335,6 +337,20 @@ impl Region for SimRegion {
 
     fn store_u32(&self, offset: u64, value: u32) -> Result<()> {
         self.write(offset, &value.to_le_bytes())
+    }
+
+    /// A process may be killed between any two words; the gate has it killed between lines.
+    fn store_words(&self, offset: u64, values: &[u32]) -> Result<()> {
+        let at_once = sized(LINE / 4, 1);
+        let (mut at, mut rest) = (offset, values);
+        while !rest.is_empty() {
+            let count = (at_once - at / 4 % at_once).min(rest.len() as u64) as usize;
+            let (words, left) = rest.split_at(count);
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            self.write(at, &bytes)?;
+            (at, rest) = (at + bytes.len() as u64, left);
+        }
+        Ok(())
     }
 
     /// Threads do not meet here.

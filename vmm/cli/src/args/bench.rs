@@ -38,7 +38,8 @@ pub struct BenchArguments {
     pub experiments: Vec<ExperimentKind>,
     /// Amounts of memory that guests touch (default: 16M,64M,256M,512M,1G,4G, as far as they fit).
     /// 'paper' uses all of them, 'bill' and 'warm-up' 512M and the largest. The others use the
-    /// largest, but at most: 'cow' and 'techniques' 512M, 'sparse' 1G, 'clusters' 128M, 'rate' 64M, 'mappings' 16M
+    /// largest, but at most: 'cow' and 'techniques' 512M, 'sparse' 1G, 'clusters' 128M, 'rate' and
+    /// 'rewind' 64M, 'mappings' 16M
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = values::size)]
     pub sizes: Vec<u64>,
     /// Repetitions of each measurement, 1 to 99

@@ -9,8 +9,7 @@ use nvvmm::OnReboot;
 use nvvmm::spec::DiskSpec;
 
 use super::PoolOption;
-use crate::completion;
-use crate::values;
+use crate::{completion, values, whole_number};
 
 pub(super) const RUN_EXAMPLES: &str = "\
 Examples:
@@ -87,7 +86,7 @@ pub struct RestoreArguments {
         short,
         long,
         value_name = "COUNT",
-        value_parser = clap::value_parser!(u32).range(1..=1000),
+        value_parser = whole_number::between::<u32>(1..=1000),
         requires = "detach",
         conflicts_with_all = ["once", "into"],
     )]

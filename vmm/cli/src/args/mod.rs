@@ -133,11 +133,11 @@ pub enum Command {
     Start(StartAgainArguments),
     /// List the running VMs; with --all also those that have ended
     ///
-    /// STATE is booting, running, paused, no-space, waiting, spare or stopping. It is 'starting' before
-    /// the VM has a control socket, 'silent' if the VM does not answer, and 'unreachable' if its
-    /// socket was removed. OWN is memory that only this VM uses. SHARED is memory that it shares
-    /// with snapshots. Notes about VMs go to stderr. With --json each VM that answers is an object
-    /// with all its counters.
+    /// STATE is booting, running, paused, no-space, waiting, spare or stopping. It is 'starting'
+    /// before the VM has a control socket, 'silent' if the VM does not answer, and 'unreachable' if
+    /// its socket was removed. OWN is memory that only this VM uses. SHARED is memory that it
+    /// shares with snapshots. Notes about VMs go to stderr. With --json each VM that answers is an
+    /// object with all its counters.
     #[command(visible_aliases = ["ls", "list"])]
     Ps(PsArguments),
     /// Print the log of a VM, or the latest output of its console; also of one that has ended

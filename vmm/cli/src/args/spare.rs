@@ -4,7 +4,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
 use super::{JsonFlag, PoolOption};
-use crate::{completion, values};
+use crate::{completion, values, whole_number};
 
 pub(super) const SPARE_HELP: &str = "\
 A spare VM costs no CPU time, about 2 MiB of memory, and one of the 256 places for VMs of the pool.
@@ -37,7 +37,7 @@ pub struct SpareArguments {
         short,
         long,
         value_name = "COUNT",
-        value_parser = clap::value_parser!(u32).range(0..=250),
+        value_parser = whole_number::between::<u32>(0..=250),
         requires = "snapshot",
         group = "work",
     )]

@@ -176,7 +176,7 @@ impl<'m> Turn<'m> {
         pool.remove("gaps-other-2")
     }
 
-    /// What is done to the guest's own VM.
+    /// Operations on the guest's own VM.
     fn own(&mut self, progress: &Progress) -> Result<(), VmError> {
         progress.go_on()?;
         self.own_snapshot("its VM: first snapshot", "gaps-1")?;
@@ -201,7 +201,7 @@ impl<'m> Turn<'m> {
         self.guest.snapshot("gaps-2").map(drop)
     }
 
-    /// What is done to another VM.
+    /// Operations on another VM.
     fn of_another(&mut self, progress: &Progress) -> Result<(), VmError> {
         progress.go_on()?;
         self.command("another VM: snapshot", &["snapshot", OTHER, "gaps-other-1"])?;
@@ -227,7 +227,7 @@ impl<'m> Turn<'m> {
         self.command("another VM: end of the copy", &["stop", COPY])
     }
 
-    /// What is done to the pool alone.
+    /// Operations on the pool alone.
     fn of_nobody(&mut self, progress: &Progress) -> Result<(), VmError> {
         progress.go_on()?;
         let stream = self.stream.to_string_lossy().into_owned();
@@ -367,7 +367,7 @@ impl Measuring {
         }
     }
 
-    /// What was done, on each medium, in order.
+    /// Operations that were measured, by medium, in order.
     fn kinds(&self) -> Vec<(String, &'static str)> {
         let mut kinds = Vec::new();
         for seen in &self.seen {

@@ -68,12 +68,8 @@ pub fn run(plan: &Plan, pool: &BenchPool, progress: &Progress) -> Result<Experim
             pool.remove("sparse")?;
         }
     }
-    let mut writes = SparseWrites::default();
     let written = touched.min(WRITTEN_MAX);
-    for turn in 1..=plan.repeat {
-        progress.step(&format!("sparse: writes, {turn} of {}", plan.repeat))?;
-        writes.measure(pool, written)?;
-    }
+    let writes = writes(plan, pool, written, progress)?;
     frames_verified += writes.frames_verified;
     let name_ram = |gib: f64| human_units::size((gib * GIB) as u64);
     let mut tables = vec![
@@ -90,16 +86,7 @@ pub fn run(plan: &Plan, pool: &BenchPool, progress: &Progress) -> Result<Experim
     Ok(Experiment {
         name: "sparse".into(),
         title: "Much memory, little of it touched".into(),
-        about: format!(
-            "Guests with more and more RAM touch {} of it, are checkpointed, end, and are \
-             restored lazily, on {}. Then a guest with 1 vCPU and {} of memory, all of it filled, \
-             writes one frame of 100, in an order that looks random: after a checkpoint, after a \
-             lazy restore, and as a machine whose memory is a private mapping of a copied \
-             checkpoint that nobody has read before.",
-            human_units::size(touched),
-            pool.medium,
-            size_name(written)
-        ),
+        about: about(touched, written, pool),
         charts: vec![Chart {
             stacks: Vec::new(),
             file: "sparse".into(),
@@ -115,17 +102,41 @@ pub fn run(plan: &Plan, pool: &BenchPool, progress: &Progress) -> Result<Experim
             .chain(writes.targets(&pool.medium))
             .collect(),
         tables,
-        limits: too_large
-            .into_iter()
-            .map(|ram| {
-                format!(
-                    "{} of RAM: the pool of this run is too small for it.",
-                    human_units::size(ram)
-                )
-            })
-            .collect(),
+        limits: too_large.into_iter().map(left_out).collect(),
         frames_verified,
     })
+}
+
+fn writes(
+    plan: &Plan,
+    pool: &BenchPool,
+    size: u64,
+    progress: &Progress,
+) -> Result<SparseWrites, VmError> {
+    let mut writes = SparseWrites::default();
+    for turn in 1..=plan.repeat {
+        progress.step(&format!("sparse: writes, {turn} of {}", plan.repeat))?;
+        writes.measure(pool, size)?;
+    }
+    Ok(writes)
+}
+
+fn left_out(ram: u64) -> String {
+    let ram = human_units::size(ram);
+    format!("{ram} of RAM: the pool of this run is too small for it.")
+}
+
+fn about(touched: u64, written: u64, pool: &BenchPool) -> String {
+    format!(
+        "Guests with more and more RAM touch {} of it, are checkpointed, end, and are \
+             restored lazily, on {}. Then a guest with 1 vCPU and {} of memory, all of it filled, \
+             writes one frame of 100, in an order that looks random: after a checkpoint, after a \
+             lazy restore, and as a machine whose memory is a private mapping of a copied \
+             checkpoint that nobody has read before.",
+        human_units::size(touched),
+        pool.medium,
+        size_name(written)
+    )
 }
 
 fn metadata_table(metadata: &[(u64, u64)]) -> Table {

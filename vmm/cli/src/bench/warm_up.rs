@@ -228,7 +228,7 @@ impl Measuring<'_> {
         }
     }
 
-    /// What was measured, each by its medium and the way.
+    /// Ways that were measured, by medium, in order.
     fn ways(&self, size: u64) -> Vec<(String, &'static str)> {
         let mut ways = Vec::new();
         for seen in self.seen.iter().filter(|seen| seen.size == size) {

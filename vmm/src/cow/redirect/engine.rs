@@ -5,8 +5,14 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use nvvmm_snapshot::{BlockNo, ChunkIndex, Consumed, FrameIndex, FrameSet, Holder, Pool};
 
 use super::{
-    chunk::LiveChunk, chunks::Chunks, first_touch::FirstTouches, mapping::Mapping,
-    placement::Placement, prediction::Prediction, share::StandStill, unarmed::Unarmed,
+    chunk::{KnownChunk, LiveChunk},
+    chunks::Chunks,
+    first_touch::FirstTouches,
+    mapping::Mapping,
+    placement::Placement,
+    prediction::Prediction,
+    share::StandStill,
+    unarmed::Unarmed,
 };
 use crate::{
     cow::{
@@ -294,7 +300,18 @@ impl CowEngine for RedirectEngine {
     fn own_block(&self, index: ChunkIndex, frame: FrameIndex) -> (bool, Option<BlockNo>) {
         match &*lock(self.chunks.get(index)) {
             LiveChunk::Untouched => (false, None),
+            LiveChunk::Known(known) if self.is_private_page(index, known, frame) => (true, None),
             LiveChunk::Known(known) => (known.is_own(frame), known.block(frame)),
         }
+    }
+}
+
+impl RedirectEngine {
+    /// True if the frame was written while writes were left to the kernel.
+    fn is_private_page(&self, index: ChunkIndex, known: &KnownChunk, frame: FrameIndex) -> bool {
+        !known.is_reconciled()
+            && self
+                .private_pages(index, known)
+                .is_ok_and(|pages| pages.contains(frame))
     }
 }

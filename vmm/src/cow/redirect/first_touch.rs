@@ -43,7 +43,7 @@ const PROBE_EVERY: u32 = 32;
 const AHEAD_MAX: u32 = 4;
 const AHEAD_PART: u32 = 4;
 
-/// What is to be done at the next first touches.
+/// Work to be done at the next first touches.
 #[derive(Debug)]
 pub(super) struct FirstTouches {
     prepare_whole: bool,
@@ -63,10 +63,10 @@ impl FirstTouches {
     }
 }
 
-/// What the guest does with the chunks around.
+/// Use that the guest makes of the chunks around.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doing {
-    /// It writes all of each, for so many chunks in a row.
+    /// The guest writes all of each, for so many chunks in a row.
     Writes(u32),
     Reads,
     Else,

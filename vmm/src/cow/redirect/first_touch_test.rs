@@ -1,4 +1,4 @@
-//! What a first touch maps and copies.
+//! Tests of what a first touch maps and copies.
 
 use std::sync::Arc;
 

@@ -141,7 +141,7 @@ impl Placement {
         let mut spare = lock(&self.spare);
         let (when, left) = match *spare {
             Some((when, left)) if when.elapsed() < COUNT_LASTS => (when, left),
-            _ => (Instant::now(), u64::from(self.pool.empty_chunks()?)),
+            _ => (Instant::now(), self.pool.spare_chunks()?),
         };
         *spare = Some((when, left.saturating_sub(1)));
         Ok(left > chunks)

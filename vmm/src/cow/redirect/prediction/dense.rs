@@ -6,9 +6,9 @@
 //! of a run copies half as many frames as the run has. What is copied in vain is then at most half
 //! of what was written, and a cluster.
 //!
-//! A snapshot interrupts a run: the guest goes on somewhere in the cluster that was copied last, and
-//! finds it shared. From there the run goes on, but as a short one: who writes at random may come
-//! there, too.
+//! A snapshot interrupts a run: the guest goes on somewhere in the cluster that was copied last,
+//! and finds it shared. From there the run goes on, but as a short one: who writes at random may
+//! come there, too.
 //!
 //! Chunks beyond that of the fault are copied after the guest goes on: it writes one chunk while
 //! the next one is copied.
