@@ -405,6 +405,7 @@ pub(crate) fn assert_clean(pool: &Pool) {
 /// VMs hold the blocks of their own frames and no other: what they gave up is back in the pool.
 pub(crate) fn assert_hold_their_own<E: Playable>(pool: &Pool, vms: &[&Vm<E>]) {
     for vm in vms {
+        vm.engine.free_replaced();
         while vm.engine.tidy().unwrap() {}
         // What is kept for copies goes when it was not used since the last look.
         for _ in 0..2 {
