@@ -50,6 +50,7 @@ fn every_command_prints_what_its_schema_allows() {
     host.json(&["start", "k"]);
     host.run(&["stop", "k"]).ok();
     host.json(&["snapshots"]);
+    host.json(&["spare"]);
     host.json(&["inspect"]);
     host.json(&["inspect", "a"]);
     host.json(&["diff", "a", "b"]);
