@@ -41,7 +41,7 @@ fn a_hundred_rewinds_to_different_snapshots_are_exact() {
             vm.snapshot(&format!("s{number}"));
             digests.push(vm.ask("digest all"));
         }
-        let rewinds = if in_place { 100 } else { repetitions(4) };
+        let rewinds = repetitions(if in_place { 100 } else { 4 });
         for round in 0..rewinds {
             let to = random.below(3) as usize;
             vm.ask(&format!(
