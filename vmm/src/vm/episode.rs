@@ -9,7 +9,7 @@ use crate::{
     stats::{Buckets, KernelCalls},
 };
 
-/// What is known of a VM since its guest started last.
+/// Facts about a VM since its guest started last.
 #[derive(Debug)]
 pub struct Episode {
     /// Kernel or snapshot that the guest came from.

@@ -3,8 +3,8 @@
 //!
 //! The thread that builds VMs does it, so that no event of the machine comes in between. As a rule
 //! the machine stays ([`in_place`](super::in_place)). If it cannot take the state over, it is
-//! stopped and another is built in its place, as when the guest reboots. What can fail because of the
-//! snapshot fails before: it is read, checked and pinned while the guest still runs.
+//! stopped and another is built in its place, as when the guest reboots. What can fail because of
+//! the snapshot fails before: it is read, checked and pinned while the guest still runs.
 
 use std::{
     sync::{

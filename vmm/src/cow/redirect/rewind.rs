@@ -37,7 +37,7 @@ struct Work<'e> {
     epoch: EpochEnd<'e>,
     /// All blocks of the snapshot behind chunks that are mapped have memory.
     has_memory: bool,
-    /// What has to be mapped.
+    /// Stretches that have to be mapped.
     stretches: Stretches,
     /// Blocks that were own, and are behind no frame any more.
     replaced: Vec<BlockNo>,

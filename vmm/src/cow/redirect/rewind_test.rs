@@ -1,5 +1,5 @@
-//! What a rewind in place costs, and what it leaves. That memory is exact is in the tests of both
-//! engines (`cow/rewind_test.rs`, the stress test).
+//! Costs of a rewind in place, and the blocks that it leaves. The tests of both engines hold that
+//! memory is exact (`cow/rewind_test.rs`, the stress test).
 
 use nvvmm_snapshot::{BlockNo, ChunkIndex, FrameIndex};
 
