@@ -165,6 +165,56 @@ pub(crate) fn try_lock_file(file: &File, exclusive: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Part of a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FileRange {
+    pub(crate) offset_bytes: u64,
+    pub(crate) len_bytes: u64,
+}
+
+/// Gives the space of a range back; the range reads as zeros then. Gives false, and nothing has
+/// changed for certain, where the file system or device cannot do that.
+///
+/// # Errors
+/// The host failed.
+pub(crate) fn punch_hole(file: &File, range: FileRange) -> io::Result<bool> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    allocate(file, mode, range)
+}
+
+/// Makes a range read as zeros, and keeps space for it. Gives false, and nothing has changed for
+/// certain, where the file system or device cannot do that.
+///
+/// # Errors
+/// The host failed, or has no space.
+pub(crate) fn zero_range(file: &File, range: FileRange) -> io::Result<bool> {
+    let mode = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+    allocate(file, mode, range)
+}
+
+fn allocate(file: &File, mode: libc::c_int, range: FileRange) -> io::Result<bool> {
+    let number = |bytes| {
+        libc::off_t::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+    };
+    let (offset, len) = (number(range.offset_bytes)?, number(range.len_bytes)?);
+    if len == 0 {
+        return Ok(true);
+    }
+    loop {
+        // SAFETY: takes numbers, and a descriptor that is open for as long as `file` is borrowed.
+        if unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) } == 0 {
+            return Ok(true);
+        }
+        let error = io::Error::last_os_error();
+        return match error.raw_os_error() {
+            Some(libc::EINTR) => continue,
+            // EINVAL: a block device with larger sectors.
+            Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENODEV) => Ok(false),
+            _ => Err(error),
+        };
+    }
+}
+
 /// Reads an extended attribute of an open file.
 ///
 /// # Errors

@@ -38,6 +38,8 @@ pub struct DeviceId {
 
 /// Parts of the machine that devices are made with, and what some devices give back to it.
 pub struct DeviceHost {
+    /// Number of vCPUs of the machine: queues of a device that has one for each.
+    pub vcpus: u8,
     /// Storage of the disks that are still to be made, in their order.
     pub disks: std::vec::IntoIter<RawDisk>,
     /// The host's side of the vsock device, if there is one.

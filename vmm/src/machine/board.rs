@@ -120,6 +120,7 @@ pub(super) fn build(
 
     let owner = owner.clone();
     let mut parts = DeviceHost {
+        vcpus: spec.vcpus,
         disks: disks.into_iter(),
         vsock,
         on_pmem_released: Arc::new(move || owner.interrupt()),

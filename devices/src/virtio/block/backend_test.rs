@@ -13,7 +13,7 @@ use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
 
 use super::block_test::{DATA, FLUSH, IOERR, OK, request};
-use super::{Block, DiskBackend};
+use super::{Block, DiskBackend, DiskError, DiskLimits};
 use crate::Device;
 use crate::virtio::test_driver::{BUFFERS, Driver};
 use crate::virtio::worker::Signals;
@@ -29,8 +29,16 @@ impl DiskBackend for Arc<Memory> {
         self.bytes.lock().unwrap().len() as u64
     }
 
+    fn find_size(&self) -> io::Result<u64> {
+        Ok(self.size_bytes())
+    }
+
     fn is_read_only(&self) -> bool {
         false
+    }
+
+    fn limits(&self) -> DiskLimits {
+        DiskLimits::USUAL
     }
 
     fn name(&self) -> String {
@@ -41,7 +49,7 @@ impl DiskBackend for Arc<Memory> {
         &self,
         slices: &[VolatileSlice<'_, B>],
         offset_bytes: u64,
-    ) -> io::Result<()> {
+    ) -> Result<(), DiskError> {
         let bytes = self.bytes.lock().unwrap();
         let mut rest = &bytes[offset_bytes as usize..];
         for slice in slices {
@@ -55,7 +63,7 @@ impl DiskBackend for Arc<Memory> {
         &self,
         slices: &[VolatileSlice<'_, B>],
         offset_bytes: u64,
-    ) -> io::Result<()> {
+    ) -> Result<(), DiskError> {
         let mut bytes = self.bytes.lock().unwrap();
         let mut rest = &mut bytes[offset_bytes as usize..];
         for slice in slices {
@@ -66,8 +74,17 @@ impl DiskBackend for Arc<Memory> {
         Ok(())
     }
 
-    fn flush(&self) -> io::Result<()> {
+    fn flush(&self) -> Result<(), DiskError> {
         self.flushes.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn discard(&self, _: u64, _: u64) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, _: bool) -> Result<(), DiskError> {
+        self.bytes.lock().unwrap()[offset as usize..][..len as usize].fill(0);
         Ok(())
     }
 }
@@ -105,15 +122,23 @@ impl DiskBackend for Arc<Slow> {
         1 << 20
     }
 
+    fn find_size(&self) -> io::Result<u64> {
+        Ok(self.size_bytes())
+    }
+
     fn is_read_only(&self) -> bool {
         true
+    }
+
+    fn limits(&self) -> DiskLimits {
+        DiskLimits::USUAL
     }
 
     fn name(&self) -> String {
         "slow".to_owned()
     }
 
-    fn read_at<B: BitmapSlice>(&self, _: &[VolatileSlice<'_, B>], _: u64) -> io::Result<()> {
+    fn read_at<B: BitmapSlice>(&self, _: &[VolatileSlice<'_, B>], _: u64) -> Result<(), DiskError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         if let Some((began, signals)) = self.first.lock().unwrap().take() {
             began.send(()).unwrap();
@@ -124,11 +149,23 @@ impl DiskBackend for Arc<Slow> {
         Ok(())
     }
 
-    fn write_at<B: BitmapSlice>(&self, _: &[VolatileSlice<'_, B>], _: u64) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn write_at<B: BitmapSlice>(
+        &self,
+        _: &[VolatileSlice<'_, B>],
+        _: u64,
+    ) -> Result<(), DiskError> {
+        Err(io::Error::from(io::ErrorKind::Unsupported).into())
     }
 
-    fn flush(&self) -> io::Result<()> {
+    fn flush(&self) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    fn discard(&self, _: u64, _: u64) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    fn write_zeroes(&self, _: u64, _: u64, _: bool) -> Result<(), DiskError> {
         Ok(())
     }
 }

@@ -10,14 +10,14 @@ use super::*;
 use crate::BusDevice;
 use crate::virtio::test_driver::*;
 
-const SECTORS: u64 = 64;
+pub(super) const SECTORS: u64 = 64;
 const HEADER: u64 = BUFFERS;
 const STATUS: u64 = BUFFERS + 0x100;
 pub(super) const DATA: u64 = BUFFERS + 0x1000;
 pub(super) const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
 pub(super) const OK: u8 = VIRTIO_BLK_S_OK as u8;
 pub(super) const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
-const UNSUPP: u8 = VIRTIO_BLK_S_UNSUPP as u8;
+pub(super) const UNSUPP: u8 = VIRTIO_BLK_S_UNSUPP as u8;
 /// Status byte before the device writes it.
 const NO_STATUS: u8 = 0xee;
 
@@ -30,7 +30,7 @@ pub(crate) fn image() -> NamedTempFile {
     file
 }
 
-fn open(image: &NamedTempFile, read_only: bool) -> Box<Block> {
+pub(super) fn open(image: &NamedTempFile, read_only: bool) -> Box<Block> {
     let options = BlockOptions {
         read_only,
         serial: "nvvm-disk".to_owned(),
@@ -67,7 +67,7 @@ pub(super) fn request(driver: &mut Driver, kind: u32, sector: u64, data: &[TestB
     driver.load(STATUS, 1)[0]
 }
 
-fn on_disk(image: &NamedTempFile, sector: u64) -> [u8; 512] {
+pub(super) fn on_disk(image: &NamedTempFile, sector: u64) -> [u8; 512] {
     let mut bytes = [0; 512];
     image
         .as_file()
@@ -84,7 +84,7 @@ fn the_configuration_space_tells_the_size() {
     assert_eq!(driver.read(VIRTIO_MMIO_CONFIG + 4), 0);
     assert_eq!(driver.read(VIRTIO_MMIO_CONFIG + 12), 254);
     assert_eq!(driver.read(VIRTIO_MMIO_CONFIG + 20), 512);
-    assert_eq!(driver.read(VIRTIO_MMIO_CONFIG + 24), 0);
+    assert_eq!(driver.read(VIRTIO_MMIO_CONFIG + 60), 0);
     let mut byte = [0xaa];
     driver
         .transport

@@ -32,6 +32,7 @@ impl<Mem: GuestMemory> DeviceSpec<Mem> for DiskSpec {
             instance: id.instance.clone(),
             part: "an open disk",
         })?;
-        Ok(Box::new(Block::new(disk, &id.instance)))
+        let block = Block::new(disk, &id.instance).with_queues(usize::from(host.vcpus));
+        Ok(Box::new(block))
     }
 }
