@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use vm_memory::VolatileSlice;
@@ -258,6 +258,64 @@ pub(crate) fn set_attribute(file: &File, name: &CStr, value: &[u8]) -> io::Resul
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// A timer. Its descriptor is readable from the time that was set until the timer is stopped or set
+/// anew.
+#[derive(Debug)]
+pub(crate) struct Timer(OwnedFd);
+
+impl Timer {
+    /// A timer that is not set.
+    ///
+    /// # Errors
+    /// The process has too many open files.
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
+        // SAFETY: takes numbers.
+        let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call has just made this descriptor, and nobody else knows it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    pub(crate) fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Has it fire once, after this time, which is not zero.
+    ///
+    /// # Errors
+    /// The kernel refused (seccomp).
+    pub(crate) fn set(&self, after: Duration) -> io::Result<()> {
+        let never = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let value = libc::itimerspec {
+            it_interval: never,
+            it_value: libc::timespec {
+                tv_sec: after.as_secs().min(i32::MAX as u64) as libc::time_t,
+                tv_nsec: after.subsec_nanos().into(),
+            },
+        };
+        // SAFETY: the descriptor is open as long as this lives, the value is live and only read,
+        // and the old value is not asked for.
+        let set = unsafe { libc::timerfd_settime(self.fd(), 0, &value, std::ptr::null_mut()) };
+        if set < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
+    /// Has it not fire, and makes its descriptor unreadable.
+    pub(crate) fn stop(&self) {
+        if let Err(error) = self.set(Duration::ZERO) {
+            tracing::error!(%error, "a timer cannot be stopped");
+        }
+    }
 }
 
 /// True when one of `events` (POLLIN, POLLOUT), an error or a hang-up comes on `fd` within

@@ -226,6 +226,15 @@ impl Board {
         self.each(|device| device.resume()).map(|_| ())
     }
 
+    /// Has each device look at its host's side anew, and tell its driver what has changed.
+    pub(super) fn look_anew(&self) -> Result<()> {
+        for device in &self.devices {
+            let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
+            device.look_anew().map_err(host("look at a device anew"))?;
+        }
+        Ok(())
+    }
+
     pub(super) fn save(&self) -> Result<Vec<SavedDevice>> {
         self.each(|device| device.save())
     }

@@ -9,11 +9,13 @@
 mod backend;
 mod config;
 mod content;
+mod rate;
 mod raw;
 mod request;
 mod spec;
 
 use std::io;
+use std::os::fd::RawFd;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,8 @@ use vm_memory::GuestMemory;
 pub use self::backend::{DiskBackend, DiskError, DiskLimits, SECTOR_BYTES};
 use self::config::{CONFIG_BYTES, QUEUE_SIZE};
 pub use self::content::{ContentStamp, Since};
+pub use self::rate::DiskRate;
+use self::rate::Throttle;
 pub use self::raw::{BlockError, RawDisk};
 use self::request::{ID_BYTES, Request, Target};
 pub use self::spec::DiskSpec;
@@ -53,6 +57,7 @@ pub struct Block<D = RawDisk> {
     /// Features that the driver has accepted; none before it is ready. A driver without flushes
     /// expects every write to be stable when it is done (section 5.2.5.2).
     driver_features: u64,
+    throttle: Option<Throttle>,
 }
 
 /// State of [`Block`]. Size and mode must be those of the disk that it is restored with.
@@ -93,6 +98,7 @@ impl<D: DiskBackend> Block<D> {
             fields,
             queue_sizes: vec![QUEUE_SIZE],
             driver_features: 0,
+            throttle: None,
         }
     }
 
@@ -101,6 +107,18 @@ impl<D: DiskBackend> Block<D> {
     pub fn with_queues(mut self, queues: usize) -> Self {
         self.set_queues(queues.clamp(1, QUEUES_MAX));
         self
+    }
+
+    /// Limits what the guest does with it.
+    ///
+    /// # Errors
+    /// The host has no timer for it.
+    pub fn with_rate(mut self, rate: DiskRate) -> io::Result<Self> {
+        self.throttle = match rate.is_none() {
+            true => None,
+            false => Some(Throttle::new(rate)?),
+        };
+        Ok(self)
     }
 
     fn set_queues(&mut self, queues: usize) {
@@ -157,23 +175,40 @@ impl<Mem: GuestMemory, D: DiskBackend> VirtioDevice<Mem> for Block<D> {
         self.driver_features = driver_features;
     }
 
-    fn serve(
-        &mut self,
-        _queue_index: usize,
-        chain: Chain,
-        mem: &Mem,
-    ) -> Result<Served, ChainError> {
+    fn serve(&mut self, queue_index: usize, chain: Chain, mem: &Mem) -> Result<Served, ChainError> {
         let target = Target {
             disk: &self.disk,
             id: &self.id,
             features: self.driver_features,
         };
         let request = Request::read(&target, chain, mem)?;
+        if let (Some(throttle), Some(bytes)) = (&mut self.throttle, request.transfer_bytes())
+            && !throttle.admit(queue_index, bytes)
+        {
+            return Ok(Served::NotYet);
+        }
         request.serve(&target, mem).map(Served::Done)
+    }
+
+    fn host_events(&self) -> Option<RawFd> {
+        self.throttle.as_ref().map(Throttle::events)
+    }
+
+    fn on_host_events(&mut self) {
+        if let Some(throttle) = &mut self.throttle {
+            throttle.on_timer();
+        }
+    }
+
+    fn take_wakes(&mut self) -> u64 {
+        self.throttle.as_mut().map_or(0, Throttle::take_wakes)
     }
 
     fn reset(&mut self) {
         self.driver_features = 0;
+        if let Some(throttle) = &mut self.throttle {
+            throttle.reset();
+        }
     }
 
     fn save(&self, instance: &str) -> Result<SavedDevice, LifecycleError> {

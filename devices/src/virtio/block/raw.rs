@@ -60,6 +60,12 @@ pub enum BlockError {
         /// Its size.
         size_bytes: u64,
     },
+    /// The image says that it is one in the format qcow2.
+    #[error("disk {path} is a qcow2 image, and disks are raw images", path = path.display())]
+    Qcow2 {
+        /// The image.
+        path: PathBuf,
+    },
     /// Another VM uses the image.
     #[error("disk {path} is in use by another VM", path = path.display())]
     InUse {
@@ -81,6 +87,10 @@ impl BlockError {
             Self::Size { .. } => {
                 Some("give a raw disk image (not qcow2), or pad it with 'truncate -s %512 FILE'")
             }
+            Self::Qcow2 { .. } => Some(
+                "convert it with 'qemu-img convert -O raw FILE FILE.raw'; or add ',raw' to its \
+                 path, if a guest has written these first bytes to its raw disk",
+            ),
             Self::InUse { .. } => {
                 Some("give each VM a copy of its own: two VMs on one writable disk destroy it")
             }
@@ -167,15 +177,33 @@ impl RawDisk {
         })
     }
 
-    /// The image begins like one in the format qcow2. Its bytes are a disk's all the same if the
-    /// guest has written them.
+    /// Checks that the image does not begin like one in the format qcow2. A raw disk may do so, if
+    /// its guest has written that.
     ///
     /// # Errors
-    /// The image cannot be read.
-    pub fn looks_like_qcow2(&self) -> io::Result<bool> {
+    /// [`BlockError::Qcow2`], or [`BlockError::Io`] when the image cannot be read.
+    pub fn check_is_raw(&self) -> Result<(), BlockError> {
+        let path = self.image.path.clone();
         let mut found = [0; QCOW2_MAGIC.len()];
-        self.image.file.read_exact_at(&mut found, 0)?;
-        Ok(found == QCOW2_MAGIC)
+        match self.image.file.read_exact_at(&mut found, 0) {
+            Err(source) => Err(BlockError::Io {
+                path,
+                op: "read",
+                source,
+            }),
+            Ok(()) if found == QCOW2_MAGIC => Err(BlockError::Qcow2 { path }),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Finds the size anew: the image may have been resized.
+    ///
+    /// # Errors
+    /// [`BlockError::Size`] for one that no disk can have, or [`BlockError::Io`]. The old one stays.
+    pub fn measure(&self) -> Result<u64, BlockError> {
+        let size_bytes = size_of(&self.image.file, &self.image.path)?;
+        self.size_bytes.store(size_bytes, Ordering::SeqCst);
+        Ok(size_bytes)
     }
 
     /// The content now, for a snapshot or to compare with one. Nothing may write meanwhile. `None`
@@ -261,10 +289,7 @@ impl DiskBackend for RawDisk {
     }
 
     fn find_size(&self) -> io::Result<u64> {
-        let found = size_of(&self.image.file, &self.image.path);
-        let size_bytes = found.map_err(io::Error::other)?;
-        self.size_bytes.store(size_bytes, Ordering::SeqCst);
-        Ok(size_bytes)
+        self.measure().map_err(io::Error::other)
     }
 
     fn is_read_only(&self) -> bool {

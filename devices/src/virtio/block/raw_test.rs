@@ -126,12 +126,18 @@ fn a_new_size_is_found_when_it_is_asked_for() {
 #[test]
 fn an_image_in_the_format_qcow2_is_recognised() {
     let (image, disk) = disk();
-    assert!(!disk.looks_like_qcow2().unwrap());
+    disk.check_is_raw().unwrap();
     image
         .as_file()
         .write_all_at(b"QFI\xfb\0\0\0\x03", 0)
         .unwrap();
-    assert!(disk.looks_like_qcow2().unwrap());
+    let error = disk.check_is_raw().unwrap_err();
+    assert!(error.to_string().contains("is a qcow2 image"), "{error}");
+    assert!(
+        error
+            .remedy()
+            .is_some_and(|remedy| remedy.contains("-O raw"))
+    );
 }
 
 #[test]

@@ -171,6 +171,19 @@ impl Request {
             .collect()
     }
 
+    /// Bytes of the disk that the request reads or writes. `None` for one that will fail.
+    pub(super) fn transfer_bytes(&self) -> Option<u64> {
+        match self.operation.as_ref().ok()? {
+            Operation::Read { .. } => Some(self.reply.len_bytes()),
+            Operation::Write { .. } => Some(self.payload.len_bytes()),
+            // Where the storage cannot make zeros, they are written.
+            Operation::WriteZeroes(ranges) => {
+                Some(ranges.iter().map(|range| range.len_bytes).sum())
+            }
+            Operation::Flush | Operation::GetId | Operation::Discard(_) => Some(0),
+        }
+    }
+
     /// Carries out the request and writes its status. Gives the number of bytes that were written
     /// to the writable buffers.
     pub(super) fn serve<Mem: GuestMemory, D: DiskBackend>(
