@@ -12,6 +12,18 @@ use vm_memory::bitmap::BitmapSlice;
 /// The kernel takes no more than this many vectors in one call (UIO_MAXIOV).
 const IOV_MAX: usize = 1024;
 
+/// The same memory without bitmaps. Whoever has it written marks the original slices dirty.
+pub(crate) fn without_bitmaps<'a, B: BitmapSlice>(
+    slices: &[VolatileSlice<'a, B>],
+) -> Vec<VolatileSlice<'a>> {
+    let bare = slices.iter().map(|slice| {
+        // SAFETY: pointer and length are those of a slice, whose memory is valid for volatile
+        // access as long as `'a` lasts, and the new one does not outlive that.
+        unsafe { VolatileSlice::new(slice.ptr_guard_mut().as_ptr(), slice.len()) }
+    });
+    bare.collect()
+}
+
 /// Fills all of `slices`, in order, from `file` at `offset_bytes`. Does not use or move the file
 /// position.
 ///

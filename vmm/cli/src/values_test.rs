@@ -99,7 +99,7 @@ fn a_disk_has_limits_of_bytes_and_requests_per_second() {
     refused("a,rate=63K", "smallest rate is 64K");
     refused("a,rate=fast", "in 'rate=fast': this is not a size");
     refused("a,rate=", "in 'rate='");
-    refused("a,rate=1X", "unit 'X' is unknown");
+    refused("a,rate=1X", "unit 'x' is unknown");
     refused("a,iops=0", "in 'iops=0'");
     refused("a,iops=-1", "in 'iops=-1'");
     refused("a,iops=1k", "in 'iops=1k'");

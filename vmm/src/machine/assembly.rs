@@ -123,8 +123,9 @@ impl Machine {
         let cpu = HostCpu::read(&vm)?;
         vm.set_memory(Arc::clone(&memory), slots, dirty_log)?;
         let events = Events::new().map_err(super::error::host("make the event queue"))?;
+        let disks = files.disks()?.into_iter();
         let host_side = HostSide {
-            disks: files.disks()?,
+            disks: disks.map(|disk| Arc::new(disk) as _).collect(),
             console,
             vsock,
         };

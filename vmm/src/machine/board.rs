@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::MutEventSubscriber;
 use nvvmm_devices::virtio::{
-    DeviceHost, DeviceId, MMIO_LEN, MmioTransport, PmemBacking, QUEUE_NOTIFY_OFFSET, RawDisk,
+    DeviceHost, DeviceId, DiskBackend, MMIO_LEN, MmioTransport, PmemBacking, QUEUE_NOTIFY_OFFSET,
     VirtioDevice,
 };
 use nvvmm_devices::{
@@ -72,7 +72,7 @@ pub(super) struct Built {
 /// The host's side of the devices.
 pub(super) struct HostSide {
     /// Storage of the disks, in the order of the spec.
-    pub(super) disks: Vec<RawDisk>,
+    pub(super) disks: Vec<Arc<dyn DiskBackend>>,
     pub(super) console: ConsoleStreams,
     pub(super) vsock: Option<Arc<HostSocket>>,
 }

@@ -1,9 +1,9 @@
 //! Storage of a disk.
 
 use std::io;
+use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
-use vm_memory::bitmap::BitmapSlice;
 
 /// Unit of all virtio-block addresses and lengths, in bytes.
 pub const SECTOR_BYTES: u64 = 512;
@@ -77,27 +77,18 @@ pub trait DiskBackend: Send + Sync {
     /// Name of the storage in messages: a path, for example.
     fn name(&self) -> String;
 
-    /// Fills all of `slices`, in order, from `offset_bytes` on, and marks them dirty in their
-    /// bitmaps.
+    /// Fills all of `slices`, in order, from `offset_bytes` on. The device marks them dirty.
     ///
     /// # Errors
     /// The read failed. Part of the slices may have been filled.
-    fn read_at<B: BitmapSlice>(
-        &self,
-        slices: &[VolatileSlice<'_, B>],
-        offset_bytes: u64,
-    ) -> Result<(), DiskError>;
+    fn read_at(&self, slices: &[VolatileSlice<'_>], offset_bytes: u64) -> Result<(), DiskError>;
 
     /// Writes all of `slices`, in order, from `offset_bytes` on. The data is stable after the next
     /// [`DiskBackend::flush`].
     ///
     /// # Errors
     /// The write failed. Part of the data may have been written.
-    fn write_at<B: BitmapSlice>(
-        &self,
-        slices: &[VolatileSlice<'_, B>],
-        offset_bytes: u64,
-    ) -> Result<(), DiskError>;
+    fn write_at(&self, slices: &[VolatileSlice<'_>], offset_bytes: u64) -> Result<(), DiskError>;
 
     /// Makes all finished writes stable, and discards and written zeros with them.
     ///
@@ -123,4 +114,51 @@ pub trait DiskBackend: Send + Sync {
         len_bytes: u64,
         may_unmap: bool,
     ) -> Result<(), DiskError>;
+}
+
+impl<D: DiskBackend + ?Sized> DiskBackend for Arc<D> {
+    fn size_bytes(&self) -> u64 {
+        (**self).size_bytes()
+    }
+
+    fn find_size(&self) -> io::Result<u64> {
+        (**self).find_size()
+    }
+
+    fn is_read_only(&self) -> bool {
+        (**self).is_read_only()
+    }
+
+    fn limits(&self) -> DiskLimits {
+        (**self).limits()
+    }
+
+    fn name(&self) -> String {
+        (**self).name()
+    }
+
+    fn read_at(&self, slices: &[VolatileSlice<'_>], offset_bytes: u64) -> Result<(), DiskError> {
+        (**self).read_at(slices, offset_bytes)
+    }
+
+    fn write_at(&self, slices: &[VolatileSlice<'_>], offset_bytes: u64) -> Result<(), DiskError> {
+        (**self).write_at(slices, offset_bytes)
+    }
+
+    fn flush(&self) -> Result<(), DiskError> {
+        (**self).flush()
+    }
+
+    fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), DiskError> {
+        (**self).discard(offset_bytes, len_bytes)
+    }
+
+    fn write_zeroes(
+        &self,
+        offset_bytes: u64,
+        len_bytes: u64,
+        may_unmap: bool,
+    ) -> Result<(), DiskError> {
+        (**self).write_zeroes(offset_bytes, len_bytes, may_unmap)
+    }
 }

@@ -10,7 +10,6 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use vm_memory::VolatileSlice;
-use vm_memory::bitmap::BitmapSlice;
 
 use super::block_test::{DATA, FLUSH, IOERR, OK, request};
 use super::{Block, DiskBackend, DiskError, DiskLimits};
@@ -24,7 +23,7 @@ struct Memory {
     flushes: AtomicU32,
 }
 
-impl DiskBackend for Arc<Memory> {
+impl DiskBackend for Memory {
     fn size_bytes(&self) -> u64 {
         self.bytes.lock().unwrap().len() as u64
     }
@@ -45,11 +44,7 @@ impl DiskBackend for Arc<Memory> {
         "memory".to_owned()
     }
 
-    fn read_at<B: BitmapSlice>(
-        &self,
-        slices: &[VolatileSlice<'_, B>],
-        offset_bytes: u64,
-    ) -> Result<(), DiskError> {
+    fn read_at(&self, slices: &[VolatileSlice<'_>], offset_bytes: u64) -> Result<(), DiskError> {
         let bytes = self.bytes.lock().unwrap();
         let mut rest = &bytes[offset_bytes as usize..];
         for slice in slices {
@@ -59,11 +54,7 @@ impl DiskBackend for Arc<Memory> {
         Ok(())
     }
 
-    fn write_at<B: BitmapSlice>(
-        &self,
-        slices: &[VolatileSlice<'_, B>],
-        offset_bytes: u64,
-    ) -> Result<(), DiskError> {
+    fn write_at(&self, slices: &[VolatileSlice<'_>], offset_bytes: u64) -> Result<(), DiskError> {
         let mut bytes = self.bytes.lock().unwrap();
         let mut rest = &mut bytes[offset_bytes as usize..];
         for slice in slices {
@@ -117,7 +108,7 @@ struct Slow {
     first: Mutex<Option<(Sender<()>, Arc<Signals>)>>,
 }
 
-impl DiskBackend for Arc<Slow> {
+impl DiskBackend for Slow {
     fn size_bytes(&self) -> u64 {
         1 << 20
     }
@@ -138,7 +129,7 @@ impl DiskBackend for Arc<Slow> {
         "slow".to_owned()
     }
 
-    fn read_at<B: BitmapSlice>(&self, _: &[VolatileSlice<'_, B>], _: u64) -> Result<(), DiskError> {
+    fn read_at(&self, _: &[VolatileSlice<'_>], _: u64) -> Result<(), DiskError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         if let Some((began, signals)) = self.first.lock().unwrap().take() {
             began.send(()).unwrap();
@@ -149,11 +140,7 @@ impl DiskBackend for Arc<Slow> {
         Ok(())
     }
 
-    fn write_at<B: BitmapSlice>(
-        &self,
-        _: &[VolatileSlice<'_, B>],
-        _: u64,
-    ) -> Result<(), DiskError> {
+    fn write_at(&self, _: &[VolatileSlice<'_>], _: u64) -> Result<(), DiskError> {
         Err(io::Error::from(io::ErrorKind::Unsupported).into())
     }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vm_memory::VolatileSlice;
-use vm_memory::bitmap::BitmapSlice;
 
 use super::backend::{DiskBackend, DiskError, DiskLimits, SECTOR_BYTES};
 use super::content::{ContentStamp, Marking};
@@ -199,7 +198,8 @@ impl RawDisk {
     /// Finds the size anew: the image may have been resized.
     ///
     /// # Errors
-    /// [`BlockError::Size`] for one that no disk can have, or [`BlockError::Io`]. The old one stays.
+    /// [`BlockError::Size`] for one that no disk can have, or [`BlockError::Io`]. The old size
+    /// stays then.
     pub fn measure(&self) -> Result<u64, BlockError> {
         let size_bytes = size_of(&self.image.file, &self.image.path)?;
         self.size_bytes.store(size_bytes, Ordering::SeqCst);
@@ -304,19 +304,11 @@ impl DiskBackend for RawDisk {
         self.image.path.display().to_string()
     }
 
-    fn read_at<B: BitmapSlice>(
-        &self,
-        slices: &[VolatileSlice<'_, B>],
-        offset_bytes: u64,
-    ) -> Result<(), DiskError> {
+    fn read_at(&self, slices: &[VolatileSlice<'_>], offset_bytes: u64) -> Result<(), DiskError> {
         Ok(sys::read_exact_at(&self.image.file, slices, offset_bytes)?)
     }
 
-    fn write_at<B: BitmapSlice>(
-        &self,
-        slices: &[VolatileSlice<'_, B>],
-        offset_bytes: u64,
-    ) -> Result<(), DiskError> {
+    fn write_at(&self, slices: &[VolatileSlice<'_>], offset_bytes: u64) -> Result<(), DiskError> {
         self.image.marking.before_write(&self.image.file)?;
         Ok(sys::write_all_at(&self.image.file, slices, offset_bytes)?)
     }

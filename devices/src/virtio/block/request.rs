@@ -6,10 +6,12 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
     VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
+use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestMemory, Permissions};
 
 use super::backend::{DiskBackend, DiskError, SECTOR_BYTES};
 use super::config::{DISCARD_RANGES_MAX, ZEROES_RANGES_MAX};
+use crate::sys;
 use crate::virtio::chain::{Buffers, Chain, ChainError};
 
 pub(super) const ID_BYTES: usize = VIRTIO_BLK_ID_BYTES as usize;
@@ -215,11 +217,17 @@ impl Request {
         let (op, done) = match operation {
             Operation::Read { start } => {
                 let slices = self.reply.slices(mem, Permissions::Write)?;
-                ("read", disk.read_at(&slices, *start))
+                let done = disk.read_at(&sys::without_bitmaps(&slices), *start);
+                // Also when it failed: a part may have been filled.
+                { slices.iter() }.for_each(|slice| slice.bitmap().mark_dirty(0, slice.len()));
+                ("read", done)
             }
             Operation::Write { start } => {
                 let slices = self.payload.slices(mem, Permissions::Read)?;
-                ("write", disk.write_at(&slices, *start))
+                (
+                    "write",
+                    disk.write_at(&sys::without_bitmaps(&slices), *start),
+                )
             }
             Operation::Flush => ("flush", disk.flush()),
             Operation::GetId => return Ok(self.reply.write(mem, target.id)?),

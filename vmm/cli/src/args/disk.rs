@@ -16,8 +16,8 @@ Examples:
 pub enum DiskCommand {
     /// Look at the sizes of a VM's disks anew, and tell the guest
     ///
-    /// For an image or a block device that was made larger while the VM runs. The guest learns of it
-    /// at once; that of a paused VM, when it goes on. Its file systems are made larger in the guest.
+    /// For an image or a block device that was made larger while the VM runs. The guest learns of
+    /// it at once; that of a paused VM, when it goes on. File systems are made larger in the guest.
     #[command(after_long_help = RESCAN_EXAMPLES)]
     Rescan {
         /// Name of the VM

@@ -149,8 +149,8 @@ pub struct RestoreArguments {
     /// Raw disk image in place of a disk of the snapshot. Give all disks, in the guest's order.
     /// A snapshot that came from elsewhere is not restored without them
     ///
-    /// Limits are those that are given here: 'rate=100M', 'iops=2000'. Without --disk they are those
-    /// of the snapshot's machine.
+    /// Limits are those that are given here: 'rate=100M', 'iops=2000'. Without --disk they are
+    /// those of the snapshot's machine.
     #[arg(long = "disk", value_name = "FILE[,ro][,OPTION...]", value_parser = disk_parser())]
     pub disks: Vec<DiskSpec>,
     /// Use the disks as they are now, even if they were written after the snapshot
