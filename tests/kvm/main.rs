@@ -13,6 +13,7 @@ mod core_dump;
 mod counters;
 mod diff;
 mod dirty_log;
+mod disks;
 mod export;
 mod fault_points;
 mod foreground;

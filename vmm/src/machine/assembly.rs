@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use kvm_ioctls::VcpuFd;
-use nvvmm_devices::virtio::{ContentStamp, PmemRange, RawDisk};
+use nvvmm_devices::virtio::{ContentStamp, DiskBackend, PmemRange, RawDisk};
 use nvvmm_devices::{AcpiPower, ConsoleStreams, HostSocket, SavedDevice};
 use nvvmm_snapshot::{Resource, ask_for};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -125,8 +125,9 @@ impl Machine {
         let cpu = HostCpu::read(&vm)?;
         vm.set_memory(Arc::clone(&memory), slots, dirty_log)?;
         let events = Events::new().map_err(super::error::host("make the event queue"))?;
+        let disks = files.disks()?.into_iter();
         let host_side = HostSide {
-            disks: files.disks()?,
+            disks: disks.map(|disk| Arc::new(disk) as _).collect(),
             console,
             vsock,
         };
@@ -456,6 +457,22 @@ impl Machine {
     /// The disks' images, in the order of the spec.
     pub fn disks(&self) -> &[RawDisk] {
         &self.disks
+    }
+
+    /// Finds the sizes of the disks anew, and tells the guest those that have changed; a paused
+    /// guest gets to know it when it goes on. Gives the disks that have.
+    ///
+    /// # Errors
+    /// [`MachineError::Disk`] when a disk has a size that is none; the guest is told nothing.
+    pub fn measure_disks(&self) -> Result<Vec<&RawDisk>> {
+        let mut resized = Vec::new();
+        for disk in &self.disks {
+            if disk.size_bytes() != disk.measure()? {
+                resized.push(disk);
+            }
+        }
+        self.board.look_anew()?;
+        Ok(resized)
     }
 
     /// State of all devices, which must be paused.

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nvvmm_devices::virtio::DiskBackend;
 use nvvmm_snapshot::{Holder, LockWait, SnapshotId};
 
 use super::{
@@ -21,7 +22,7 @@ use crate::{
         phases::micros,
         report::{PhaseTime, RestoreReport, SnapshotReport},
     },
-    control::{SnapshotRequest, VmState, VmStatus},
+    control::{ResizedDisk, SnapshotRequest, VmState, VmStatus},
     cow::{CowEngine, FaultThread, Lack},
     error::ErrorKind,
     machine::{Hold, Machine},
@@ -173,6 +174,17 @@ impl RunningVm {
         }
         self.machine.resume_vcpus(Hold::Pause);
         Ok(())
+    }
+
+    /// Finds the sizes of the disks anew, and tells the guest.
+    pub fn measure_disks(&self) -> Result<Vec<ResizedDisk>, VmError> {
+        let _operation = self.operation_unless_stuck()?;
+        let resized = self.machine.measure_disks().map_err(machine_error)?;
+        let resized = resized.into_iter().map(|disk| ResizedDisk {
+            path: disk.path().to_owned(),
+            size_bytes: disk.size_bytes(),
+        });
+        Ok(resized.collect())
     }
 
     /// Waits for the operation under way, unless it waits for space, or the guest does.

@@ -24,8 +24,8 @@ use super::{
 use crate::{
     checkpoint::report::{AuditReport, GuestClock, SnapshotReport},
     control::{
-        CaptureRequest, RestartRequest, RewindRequest, RingRequest, SandboxStatus, SnapshotRequest,
-        TakeRequest, VmControl, VmOrigin, VmState, VmStatus,
+        CaptureRequest, ResizedDisk, RestartRequest, RewindRequest, RingRequest, SandboxStatus,
+        SnapshotRequest, TakeRequest, VmControl, VmOrigin, VmState, VmStatus,
     },
     cow::Lack,
     error::ErrorKind,
@@ -411,6 +411,10 @@ impl VmControl for Supervisor {
     fn stop(&self) -> Result<(), VmError> {
         self.end(Ok(VmExit::Stopped));
         Ok(())
+    }
+
+    fn measure_disks(&self) -> Result<Vec<ResizedDisk>, VmError> {
+        self.running()?.measure_disks()
     }
 
     fn audit(&self) -> Result<AuditReport, VmError> {
