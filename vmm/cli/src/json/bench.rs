@@ -82,7 +82,7 @@ struct Experiment {
     /// Memory of restored guests that was compared with what it must hold.
     verified_bytes: u64,
     /// Another run that it is of: its begin, and its host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     run: Option<String>,
 }
 
