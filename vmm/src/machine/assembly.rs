@@ -415,7 +415,7 @@ impl Machine {
     /// memory until the driver releases it.
     ///
     /// # Errors
-    /// What KVM refuses.
+    /// KVM refuses a step.
     pub fn withdraw_window(&self, index: usize) -> Result<()> {
         if let Some((_, backing)) = self.board.pmem.get(index) {
             backing.withdraw();
@@ -426,7 +426,7 @@ impl Machine {
     /// Ends the windows that the guest has released.
     ///
     /// # Errors
-    /// What KVM refuses.
+    /// KVM refuses a step.
     pub fn end_released_windows(&self) -> Result<()> {
         let devices = self.board.pmem.iter().enumerate();
         for (index, _) in devices.filter(|(_, (_, backing))| backing.is_empty()) {

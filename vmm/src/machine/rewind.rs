@@ -24,7 +24,7 @@ impl Machine {
     /// Takes windows away from the guest: it goes back to a moment at which there were none.
     ///
     /// # Errors
-    /// What KVM refuses.
+    /// KVM refuses a step.
     pub fn take_windows_away(&self) -> Result<()> {
         for (_, backing) in &self.board.pmem {
             backing.take_away();

@@ -124,17 +124,17 @@ fn experiment(
 
 /// Memory of guests of `largest` bytes that a pool should have room for.
 fn room_wanted(plan: &Plan, largest: u64) -> u64 {
-    let has = |kind| plan.experiments.contains(&kind);
-    // Several VMs.
-    let gaps = largest / 8 * gaps::ROOM_EIGHTHS + 4 * bench_pool::GUEST_SLACK_BYTES;
-    // A guest writes all the time, also between a checkpoint's instant and its commit. Until then
-    // the checkpoint before is kept, too.
-    let bill = 3 * largest;
-    let usual = 2 * largest;
-    [(ExperimentKind::Gaps, gaps), (ExperimentKind::Bill, bill)]
-        .into_iter()
-        .filter(|(kind, _)| has(*kind))
-        .fold(usual, |most, (_, wanted)| most.max(wanted))
+    let mut wanted = 2 * largest;
+    if plan.experiments.contains(&ExperimentKind::Bill) {
+        // The guest writes all the time, also between a checkpoint's instant and its commit. Until
+        // then the checkpoint before is kept, too.
+        wanted = 3 * largest;
+    }
+    if plan.experiments.contains(&ExperimentKind::Gaps) {
+        // Several VMs.
+        wanted = wanted.max(largest / 8 * gaps::ROOM_EIGHTHS + 4 * bench_pool::GUEST_SLACK_BYTES);
+    }
+    wanted
 }
 
 /// The pools that are measured, the one on ordinary pages first, their memory warm.

@@ -20,8 +20,7 @@ use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::VcpuFd;
 
 use super::msrs::{self, MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE, MsrV1};
-use super::state::{KvmStateV1, check_count};
-use super::time::{self, TscStateV1};
+use super::state::{KvmStateV1, check_count, restore_vcpus};
 use super::{HostCpu, VcpuStateV1};
 use crate::kvm::{KvmError, KvmVm, Result, vcpu_op};
 
@@ -108,23 +107,15 @@ fn check_unnamed_msrs(fd: &VcpuFd, index: usize, cpu: &HostCpu, vcpu: &VcpuState
 /// no I/O pending, and [`check`] was asked. Guest memory must be that of the state.
 ///
 /// # Errors
-/// What KVM refuses, naming the vCPU and the step. The VM is of no moment then.
+/// KVM refuses a step, which the error names with its vCPU. The VM is of no moment then.
 pub fn rewind(vm: &KvmVm, cpu: &HostCpu, vcpus: &[&VcpuFd], state: &KvmStateV1) -> Result<()> {
     let each = || vcpus.iter().zip(&state.vcpus).enumerate();
     for (index, (fd, vcpu)) in each() {
         vcpu.end_what_is_under_way(fd, index)?;
     }
     state.vm.restore_chips(vm)?;
+    restore_vcpus(vm, cpu, vcpus, state)?;
     for (index, (fd, vcpu)) in each() {
-        vcpu.restore_registers(fd, index, cpu)?;
-    }
-    let tscs: Vec<&TscStateV1> = state.vcpus.iter().map(|vcpu| &vcpu.tsc).collect();
-    time::restore(vm, vcpus, &state.vm.clock, &tscs)?;
-    for (index, (fd, vcpu)) in each() {
-        vcpu.restore_apic_and_msrs(fd, index, cpu)?;
-    }
-    for (index, (fd, vcpu)) in each() {
-        vcpu.restore_events(fd, index)?;
         vcpu.restore_run_state(fd, index)?;
     }
     Ok(())

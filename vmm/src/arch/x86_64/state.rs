@@ -71,6 +71,20 @@ pub fn restore(vm: &KvmVm, cpu: &HostCpu, vcpus: &[&VcpuFd], state: &KvmStateV1)
     let each = || vcpus.iter().zip(&state.vcpus).enumerate();
     for (index, (fd, vcpu)) in each() {
         vcpu.restore_cpuid(fd, index)?;
+    }
+    restore_vcpus(vm, cpu, vcpus, state)
+}
+
+/// Writes registers, time, APICs, MSRs and events of all vCPUs, in the order that KVM needs. CPUID
+/// and the chips are written before.
+pub(super) fn restore_vcpus(
+    vm: &KvmVm,
+    cpu: &HostCpu,
+    vcpus: &[&VcpuFd],
+    state: &KvmStateV1,
+) -> Result<()> {
+    let each = || vcpus.iter().zip(&state.vcpus).enumerate();
+    for (index, (fd, vcpu)) in each() {
         vcpu.restore_registers(fd, index, cpu)?;
     }
     let tscs: Vec<&TscStateV1> = state.vcpus.iter().map(|vcpu| &vcpu.tsc).collect();
