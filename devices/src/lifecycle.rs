@@ -35,6 +35,15 @@ pub trait Device: Send {
     /// A pending interrupt or notification could not be sent. The device runs.
     fn resume(&mut self) -> Result<(), LifecycleError>;
 
+    /// Looks at the host's side of the device anew, for example at the size of a disk, and tells
+    /// the driver if it changed; that of a paused device at its resume. Answers whether it did.
+    ///
+    /// # Errors
+    /// The host fails; the device is as before.
+    fn look_anew(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// The device's whole state.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use vm_memory::VolatileSlice;
@@ -11,6 +11,18 @@ use vm_memory::bitmap::BitmapSlice;
 
 /// The kernel takes no more than this many vectors in one call (UIO_MAXIOV).
 const IOV_MAX: usize = 1024;
+
+/// The same memory without bitmaps. Whoever has it written marks the original slices dirty.
+pub(crate) fn without_bitmaps<'a, B: BitmapSlice>(
+    slices: &[VolatileSlice<'a, B>],
+) -> Vec<VolatileSlice<'a>> {
+    let bare = slices.iter().map(|slice| {
+        // SAFETY: pointer and length are those of a slice, whose memory is valid for volatile
+        // access as long as `'a` lasts, and the new one does not outlive that.
+        unsafe { VolatileSlice::new(slice.ptr_guard_mut().as_ptr(), slice.len()) }
+    });
+    bare.collect()
+}
 
 /// Fills all of `slices`, in order, from `file` at `offset_bytes`. Does not use or move the file
 /// position.
@@ -165,6 +177,56 @@ pub(crate) fn try_lock_file(file: &File, exclusive: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Part of a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FileRange {
+    pub(crate) offset_bytes: u64,
+    pub(crate) len_bytes: u64,
+}
+
+/// Gives the space of a range back; the range reads as zeros then. Gives false, and nothing has
+/// changed for certain, where the file system or device cannot do that.
+///
+/// # Errors
+/// The host failed.
+pub(crate) fn punch_hole(file: &File, range: FileRange) -> io::Result<bool> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    allocate(file, mode, range)
+}
+
+/// Makes a range read as zeros, and keeps space for it. Gives false, and nothing has changed for
+/// certain, where the file system or device cannot do that.
+///
+/// # Errors
+/// The host failed, or has no space.
+pub(crate) fn zero_range(file: &File, range: FileRange) -> io::Result<bool> {
+    let mode = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+    allocate(file, mode, range)
+}
+
+fn allocate(file: &File, mode: libc::c_int, range: FileRange) -> io::Result<bool> {
+    let number = |bytes| {
+        libc::off_t::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+    };
+    let (offset, len) = (number(range.offset_bytes)?, number(range.len_bytes)?);
+    if len == 0 {
+        return Ok(true);
+    }
+    loop {
+        // SAFETY: takes numbers, and a descriptor that is open for as long as `file` is borrowed.
+        if unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) } == 0 {
+            return Ok(true);
+        }
+        let error = io::Error::last_os_error();
+        return match error.raw_os_error() {
+            Some(libc::EINTR) => continue,
+            // EINVAL: a block device with larger sectors.
+            Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENODEV) => Ok(false),
+            _ => Err(error),
+        };
+    }
+}
+
 /// Reads an extended attribute of an open file.
 ///
 /// # Errors
@@ -208,6 +270,64 @@ pub(crate) fn set_attribute(file: &File, name: &CStr, value: &[u8]) -> io::Resul
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// A timer. Its descriptor is readable from the time that was set until the timer is stopped or set
+/// anew.
+#[derive(Debug)]
+pub(crate) struct Timer(OwnedFd);
+
+impl Timer {
+    /// A timer that is not set.
+    ///
+    /// # Errors
+    /// The process has too many open files.
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
+        // SAFETY: takes numbers.
+        let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call has just made this descriptor, and nobody else knows it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    pub(crate) fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Has it fire once, after this time, which is not zero.
+    ///
+    /// # Errors
+    /// The kernel refused (seccomp).
+    pub(crate) fn set(&self, after: Duration) -> io::Result<()> {
+        let never = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let value = libc::itimerspec {
+            it_interval: never,
+            it_value: libc::timespec {
+                tv_sec: after.as_secs().min(i32::MAX as u64) as libc::time_t,
+                tv_nsec: after.subsec_nanos().into(),
+            },
+        };
+        // SAFETY: the descriptor is open as long as this lives, the value is live and only read,
+        // and the old value is not asked for.
+        let set = unsafe { libc::timerfd_settime(self.fd(), 0, &value, std::ptr::null_mut()) };
+        if set < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
+    /// Has it not fire, and makes its descriptor unreadable.
+    pub(crate) fn stop(&self) {
+        if let Err(error) = self.set(Duration::ZERO) {
+            tracing::error!(%error, "a timer cannot be stopped");
+        }
+    }
 }
 
 /// True when one of `events` (POLLIN, POLLOUT), an error or a hang-up comes on `fd` within

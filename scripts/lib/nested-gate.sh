@@ -17,6 +17,8 @@ lib=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 on=$lib/../on-medium.sh
 failed=$NVVMM_RESULTS/failed
 boot=$NVVMM_NESTED_BOOT
+# Several times what a step takes: a test that hangs is to be seen.
+step_limit_s=1200
 ((boot > 1)) || rm -f "$failed"
 
 # program NAME: sets test_command to the words that run it.
@@ -25,12 +27,38 @@ program() {
     -Z unstable-options --report-time)
 }
 
+# processes_of_tests: prints the directories in /proc of the test programs and of their VMs.
+processes_of_tests() {
+  local process
+  for process in /proc/[0-9]*; do
+    [[ $(readlink "$process/exe") != "$NVVMM_GATE_PROGRAMS"/* ]] || echo "$process"
+  done
+}
+
+# end_when_late: after the limit, prints where each thread of the tests is, and kills them.
+end_when_late() {
+  local process thread
+  sleep "$step_limit_s" >/dev/null 2>&1
+  echo "== the step takes more than $step_limit_s s; its threads:"
+  for process in $(processes_of_tests); do
+    echo "$process: $(tr '\0' ' ' <"$process/cmdline")"
+    for thread in "$process"/task/*; do
+      echo "  $(cat "$thread/comm" "$thread/wchan" 2>&1 | tr '\n' ' ')"
+      sed 's/^/    /' "$thread/stack" || true
+    done
+  done
+  for process in $(processes_of_tests); do kill -KILL "${process##*/}" || true; done
+}
+
 # step NAME COMMAND...
 step() {
-  local name=$1 status=0 started=$SECONDS
+  local name=$1 status=0 started=$SECONDS watch
   shift
   echo "== step $name begins"
+  end_when_late &
+  watch=$!
   "$@" || status=$?
+  kill "$watch" 2>/dev/null || true
   echo "== step $name ended with status $status after $((SECONDS - started)) s"
   ((status == 0)) || echo "$name" >>"$failed"
 }

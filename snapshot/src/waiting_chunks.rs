@@ -29,9 +29,12 @@ impl WaitingChunks {
         self.added.notify_all();
     }
 
-    /// Takes one from the list.
-    pub(crate) fn take(&self) -> Option<ChunkNo> {
-        self.chunks().pop_first()
+    /// Takes the first one from the list whose number is at least `from`.
+    pub(crate) fn take(&self, from: u32) -> Option<ChunkNo> {
+        let mut chunks = self.chunks();
+        let chunk = *chunks.range(ChunkNo::new(from)?..).next()?;
+        chunks.remove(&chunk);
+        Some(chunk)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

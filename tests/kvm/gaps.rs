@@ -1,7 +1,12 @@
 //! A guest that walks through its memory tells its gaps, finds each write in its place after a
 //! restore, and snapshots and `stats` name the longest access that was held.
 
+use std::time::{Duration, Instant};
+
 use nvvmm_tests::{Host, Vm};
+
+/// Time in which each vCPU gets to walk on.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The numbers behind `name=` in an answer.
 fn numbers(answer: &str, name: &str) -> Vec<u64> {
@@ -33,24 +38,26 @@ fn a_walking_guest_is_exact_after_a_restore_and_tells_its_gaps() {
     let walked = |vm: &mut Vm<'_>| {
         let report = vm.ask("pace");
         let (steps, over) = (numbers(&report, "steps"), numbers(&report, "over")[0]);
-        assert!(
-            numbers(&report, "largest").iter().all(|gap| *gap > 0) && over > 0,
-            "{report}"
-        );
+        // A vCPU may not have run since the last report.
+        let has_gap = numbers(&report, "largest").iter().any(|gap| *gap > 0);
+        assert!(has_gap && over > 0, "{report}");
         steps
     };
-    while walked(&mut vm).iter().any(|steps| *steps < frames / 2) {}
+    let until = Instant::now() + PATIENCE;
+    while walked(&mut vm).iter().any(|steps| *steps < frames / 2) {
+        assert!(Instant::now() < until, "a vCPU stands still");
+    }
     let gaps = vm.ask("pace gaps");
     assert_eq!(gaps.matches('@').count(), 1 + 6, "{gaps}");
     vm.console().say("check");
     vm.expect("@ err pace is on");
     let report = host.json(&["snapshot", &vm.name, "walking"]);
     let before = walked(&mut vm);
-    let after = walked(&mut vm);
-    assert!(
-        before.iter().zip(&after).all(|(a, b)| a < b),
-        "{before:?} {after:?}"
-    );
+    let until = Instant::now() + PATIENCE;
+    let walk_on = |after: Vec<u64>| before.iter().zip(&after).all(|(a, b)| a < b);
+    while !walk_on(walked(&mut vm)) {
+        assert!(Instant::now() < until, "a vCPU stands still: {before:?}");
+    }
     let held = |value: &serde_json::Value| value["held_max_us"].as_u64().unwrap();
     let stats = host.json(&["stats", &vm.name]);
     assert!(held(&stats) >= held(&report), "{report} {stats}");

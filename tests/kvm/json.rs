@@ -35,6 +35,7 @@ fn every_command_prints_what_its_schema_allows() {
         "{listed}"
     );
     host.json(&["stats", "j"]);
+    host.json(&["disk", "rescan", "j"]);
     host.run(&["stop", "j"]).ok();
     host.json(&["restore", "b", "--name", "k", "--detach"]);
     let restored = host.json(&["ps"]);
@@ -50,6 +51,7 @@ fn every_command_prints_what_its_schema_allows() {
     host.json(&["start", "k"]);
     host.run(&["stop", "k"]).ok();
     host.json(&["snapshots"]);
+    host.json(&["spare"]);
     host.json(&["inspect"]);
     host.json(&["inspect", "a"]);
     host.json(&["diff", "a", "b"]);

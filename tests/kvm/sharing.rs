@@ -31,9 +31,11 @@ fn a_snapshot_costs_less_than_a_hundredth_of_what_it_holds() {
     );
 
     let rewritten = 20 * MIB;
+    // A guest that writes one chunk after the other has chunks copied ahead: half as much as it
+    // has written, at most.
+    let slack = rewritten / 2 + 4 * MIB;
     vm.ask(&format!("write 0 {}", rewritten / 4096));
     let grown = host.medium_bytes() - before;
-    let slack = 4 * MIB;
     assert!(grown >= rewritten, "{grown} for {rewritten} rewritten");
     assert!(
         grown <= rewritten + slack + touched / 100 + granules,

@@ -29,7 +29,7 @@ pub struct Host {
     pool: PathBuf,
     next_vm: AtomicU32,
     dirty_log: bool,
-    fault: Option<(&'static str, String)>,
+    faults: Vec<(&'static str, String)>,
     lasting: bool,
     /// Huge pages that were free before the pool was made.
     huge_pages: u64,
@@ -155,7 +155,7 @@ impl Host {
             medium,
             next_vm: AtomicU32::new(0),
             dirty_log: false,
-            fault: None,
+            faults: Vec::new(),
             lasting: false,
             huge_pages: huge_pages_free(),
         }
@@ -164,7 +164,7 @@ impl Host {
     /// The same installation, in which every command is a program with fault points and has this
     /// variable.
     pub fn with_fault(mut self, variable: &'static str, value: String) -> Self {
-        self.fault = Some((variable, value));
+        self.faults.push((variable, value));
         self
     }
 
@@ -212,13 +212,13 @@ impl Host {
 
     /// An nvvmm command in this installation, not started yet.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let program = if self.fault.is_some() || self.dirty_log {
+        let program = if !self.faults.is_empty() || self.dirty_log {
             "NVVMM_DEV_BIN"
         } else {
             "NVVMM_BIN"
         };
         let mut command = Command::new(required(program));
-        if let Some((variable, value)) = &self.fault {
+        for (variable, value) in &self.faults {
             command.env(variable, value);
         }
         command

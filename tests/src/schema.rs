@@ -17,6 +17,7 @@ fn directory() -> PathBuf {
 fn schema_of(arguments: &[&str]) -> String {
     match arguments {
         ["pool", command, ..] => format!("pool-{command}"),
+        ["disk", command, ..] => format!("disk-{command}"),
         [command, ..] => (*command).to_owned(),
         [] => String::new(),
     }

@@ -53,6 +53,20 @@ pub fn boot_without_witness<'h>(host: &'h Host, memory_mib: u64) -> Vm<'h> {
     )
 }
 
+/// Does the same with more CPUs, and with options of `nvvmm run`.
+pub fn boot_with_options<'h>(
+    host: &'h Host,
+    memory_mib: u64,
+    vcpus: u32,
+    options: &[&str],
+) -> Vm<'h> {
+    let image = "NVVMM_GUEST_INITRAMFS";
+    answering(
+        host,
+        boot_from(image, host, memory_mib, vcpus, WITHOUT_WITNESS, options),
+    )
+}
+
 /// Boots Linux with two things in it: nvvmm-agent, which is its first process, and the programs of
 /// busybox. The agent may not answer yet.
 pub fn boot_to_agent(host: &Host, memory_mib: u64) -> Vm<'_> {

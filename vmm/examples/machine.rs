@@ -132,6 +132,7 @@ fn main() -> Result<()> {
     let disks = args.disk.iter().map(|path| DiskSpec {
         path: path.clone(),
         read_only: false,
+        ..DiskSpec::default()
     });
     let spec = VmSpec::builder(&args.kernel)
         .initramfs(args.initramfs.clone())

@@ -81,6 +81,11 @@ impl Console {
         }
     }
 
+    /// Drops input that was received for the guest, and that the guest has not taken.
+    pub fn forget_input(&mut self) {
+        self.input.clear();
+    }
+
     /// Carries out what the guest has written so far, before the process ends. Waits for a slow
     /// standard output, not for socket clients. Also done on drop.
     pub fn finish(&mut self) {

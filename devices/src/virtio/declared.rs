@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vm_memory::GuestMemory;
 
-use super::block::{BlockError, RawDisk};
+use super::block::{BlockError, DiskBackend};
 use super::device::VirtioDevice;
 use super::pmem::PmemBacking;
 use crate::host_socket::HostSocket;
@@ -38,8 +38,10 @@ pub struct DeviceId {
 
 /// Parts of the machine that devices are made with, and what some devices give back to it.
 pub struct DeviceHost {
+    /// Number of vCPUs of the machine: queues of a device that has one for each.
+    pub vcpus: u8,
     /// Storage of the disks that are still to be made, in their order.
-    pub disks: std::vec::IntoIter<RawDisk>,
+    pub disks: std::vec::IntoIter<Arc<dyn DiskBackend>>,
     /// The host's side of the vsock device, if there is one.
     pub vsock: Option<Arc<HostSocket>>,
     /// Called when the guest's driver releases a pmem device.

@@ -1,5 +1,6 @@
 //! Interface between the transport and a device.
 
+use std::io;
 use std::os::fd::RawFd;
 
 use vm_memory::GuestMemory;
@@ -65,8 +66,17 @@ pub trait VirtioDevice<Mem: GuestMemory>: Send {
 
     /// Queues to serve although the driver did not notify them, one bit for each: the device has
     /// refused their requests before, and can use them now. Each is named once.
-    fn take_wakes(&mut self) -> u32 {
+    fn take_wakes(&mut self) -> u64 {
         0
+    }
+
+    /// Looks at the host's side of the device anew, for example at the size of a disk. Answers
+    /// whether a field of the configuration space changed.
+    ///
+    /// # Errors
+    /// The host fails; the device is as before.
+    fn look_anew(&mut self) -> io::Result<bool> {
+        Ok(false)
     }
 
     /// The driver has reset the device: forget what it negotiated.
@@ -77,6 +87,12 @@ pub trait VirtioDevice<Mem: GuestMemory>: Send {
     /// # Errors
     /// The state cannot be encoded.
     fn save(&self, instance: &str) -> Result<SavedDevice, LifecycleError>;
+
+    /// Takes over the number of queues that a saved state has, before that state. False when the
+    /// device cannot have it. Queues past that number are not used any more.
+    fn take_queues(&mut self, count: usize) -> bool {
+        count == self.queue_sizes().len()
+    }
 
     /// Takes over a saved state. `activate` follows when the driver was ready.
     ///

@@ -1,5 +1,6 @@
 //! Pause, save, restore and resume of a virtio-mmio device.
 
+use std::io;
 use std::sync::atomic::Ordering;
 
 use virtio_bindings::virtio_config::{
@@ -25,6 +26,10 @@ impl<M: GuestAddressSpace + Send> MmioTransport<M> {
             instance: self.instance.clone(),
             reason,
         }
+    }
+
+    fn other_queues(&self) -> LifecycleError {
+        self.rejected("the snapshot's device has other queues than this one".to_owned())
     }
 
     /// Checks what does not need the memory or the device to check.
@@ -59,10 +64,9 @@ impl<M: GuestAddressSpace + Send> MmioTransport<M> {
             ));
         }
         let found = state.queues.iter().map(|queue| queue.max_size);
-        if !found.eq(self.registers.queues.iter().map(|queue| queue.max_size)) {
-            return Err(
-                self.rejected("the snapshot's device has other queues than this one".to_owned())
-            );
+        let own = self.registers.queues.iter().map(|queue| queue.max_size);
+        if state.queues.len() > own.len() || !found.eq(own.take(state.queues.len())) {
+            return Err(self.other_queues());
         }
         Ok(())
     }
@@ -124,6 +128,24 @@ impl<M: GuestAddressSpace + Send> Device for MmioTransport<M> {
         Ok(())
     }
 
+    fn look_anew(&mut self) -> io::Result<bool> {
+        let mut worker = self.signals.enter(&self.worker);
+        if !worker.device.look_anew()? {
+            return Ok(false);
+        }
+        let generation = &mut self.registers.config_generation;
+        *generation = generation.wrapping_add(1);
+        // A driver that is not ready reads the fields later. One of a paused machine gets its
+        // interrupt at the resume, and so does that of each copy.
+        if self.registers.status & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
+            match self.paused {
+                true => self.signals.note(VIRTIO_MMIO_INT_CONFIG),
+                false => self.signals.raise(VIRTIO_MMIO_INT_CONFIG),
+            }
+        }
+        Ok(true)
+    }
+
     fn save(&self) -> Result<SavedDevice, LifecycleError> {
         if !self.paused {
             return Err(LifecycleError::NotPaused {
@@ -156,6 +178,10 @@ impl<M: GuestAddressSpace + Send> Device for MmioTransport<M> {
         let state: VirtioMmioStateV1 = saved.decode(KIND, VERSION, &self.instance)?;
         self.check_state(&state)?;
         self.pause()?;
+        // A device may have fewer queues in an older state. The rest get no registers.
+        if !lock(&self.worker).device.take_queues(state.queues.len()) {
+            return Err(self.other_queues());
+        }
         let needs_reset = state.status & VIRTIO_CONFIG_S_NEEDS_RESET != 0;
         let registers = &mut self.registers;
         registers.offered_features = state.offered_features;
@@ -175,6 +201,8 @@ impl<M: GuestAddressSpace + Send> Device for MmioTransport<M> {
         {
             let mut worker = lock(&self.worker);
             worker.queues.fill_with(|| None);
+            // A device that has run forgets what it negotiated.
+            worker.device.reset();
             worker.device.restore(&self.instance, &state.device)?;
             if state.status & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
                 worker.device.activate(state.driver_features);

@@ -17,8 +17,8 @@ mod vsock;
 mod worker;
 
 pub use block::{
-    Block, BlockError, BlockOptions, BlockStateV1, ContentStamp, DiskBackend, DiskSpec, RawDisk,
-    SECTOR_BYTES, Since,
+    Block, BlockError, BlockOptions, BlockStateV1, ContentStamp, DiskBackend, DiskError,
+    DiskLimits, DiskRate, DiskSpec, RawDisk, SECTOR_BYTES, Since,
 };
 pub use chain::{Buffers, Chain, ChainError};
 pub use declared::{DeviceError, DeviceHost, DeviceId, DeviceSpec};

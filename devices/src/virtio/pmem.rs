@@ -89,6 +89,12 @@ impl PmemBacking {
         }
     }
 
+    /// Takes the memory away, whoever uses it: the guest goes back to a moment at which there was
+    /// none.
+    pub fn take_away(&self) {
+        *lock(&self.content) = Content::Nothing;
+    }
+
     /// There is no memory.
     pub fn is_empty(&self) -> bool {
         self.range().is_none()

@@ -57,8 +57,13 @@ impl Signals {
         self.pausing.load(Ordering::SeqCst) || served > 0 && self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    pub(super) fn raise(&self, causes: u32) {
+    /// Sets causes of an interrupt that is raised later.
+    pub(super) fn note(&self, causes: u32) {
         self.interrupt_status.fetch_or(causes, Ordering::SeqCst);
+    }
+
+    pub(super) fn raise(&self, causes: u32) {
+        self.note(causes);
         if let Err(error) = self.line.raise() {
             tracing::error!(%error, "cannot raise a virtio interrupt");
         }
@@ -137,7 +142,7 @@ impl<M: GuestAddressSpace> Worker<M> {
 
     fn kick_woken(&mut self) {
         let wakes = self.device.take_wakes();
-        for index in (0..self.queues.len()).filter(|index| wakes & (1 << index) != 0) {
+        for index in (0..self.queues.len()).filter(|&index| wakes & (1_u64 << index) != 0) {
             self.kick(index);
         }
     }

@@ -172,6 +172,7 @@ impl VmControl for CountingVm {
             total_us: 0.0,
             stopped_us: 0.0,
             paused: false,
+            phases: Vec::new(),
         })
     }
 

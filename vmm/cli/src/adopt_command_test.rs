@@ -6,6 +6,7 @@ fn disk(path: &str, read_only: bool) -> DiskSpec {
     DiskSpec {
         path: path.into(),
         read_only,
+        ..DiskSpec::default()
     }
 }
 

@@ -27,7 +27,11 @@ fn a_synopsis_has_values_and_what_must_be_given_first() {
         .replace("\\ ", " ");
     let lines: Vec<&str> = synopsis.lines().skip(2).collect();
     assert_eq!(lines[..2], ["nvvmm run", "--kernel FILE"]);
-    for line in ["[--memory SIZE]", "[--disk FILE[,ro]]...", "[--detach]"] {
+    for line in [
+        "[--memory SIZE]",
+        "[--disk FILE[,ro][,OPTION...]]...",
+        "[--detach]",
+    ] {
         assert!(lines.contains(&line), "{line}: {lines:?}");
     }
     let page = page_of("nvvmm-snapshot");

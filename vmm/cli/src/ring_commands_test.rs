@@ -65,6 +65,7 @@ fn what_a_rewind_did() {
         total_us: 41_000.0,
         stopped_us: 39_500.0,
         paused: false,
+        phases: Vec::new(),
     };
     assert_eq!(
         rewind_text(&report),

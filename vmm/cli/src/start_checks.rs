@@ -105,7 +105,9 @@ fn check_limits(pool: Option<&Path>, source: &VmSource) -> Result<(), VmError> {
     let VmSource::Boot(spec) = source else {
         return refuse_below(soft(Resource::RLIMIT_NOFILE), OPEN_FILES_MIN);
     };
-    let files = OPEN_FILES_MIN + u64::from(spec.vcpus - 1) + spec.disks().count() as u64;
+    let vcpus = u64::from(spec.vcpus);
+    // A disk has its image, its interrupt, and a doorbell for each vCPU.
+    let files = OPEN_FILES_MIN + vcpus - 1 + spec.disks().count() as u64 * (2 + vcpus);
     refuse_below(soft(Resource::RLIMIT_NOFILE), files)?;
     let pool_bytes = pool.and_then(|pool| Some(pool.metadata().ok()?.len()));
     let bytes = spec.memory_bytes.saturating_add(pool_bytes.unwrap_or(0));
@@ -133,7 +135,10 @@ fn refuse_below(limit: u64, files: u64) -> Result<(), VmError> {
         ErrorKind::Refused,
         format!("this VM needs {files} open files, and may have {limit} (ulimit -n)"),
     )
-    .with_remedy("raise the limit with 'ulimit -n 1024'"))
+    .with_remedy(format!(
+        "raise the limit with 'ulimit -n {}'",
+        (2 * files).next_power_of_two().max(1024)
+    )))
 }
 
 /// The kernel is one, and disks can be used as they were given.

@@ -1,6 +1,7 @@
 //! Values of arguments: sizes, disks, names.
 
 use std::ffi::OsString;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +18,10 @@ use super::names::{NamePattern, is_pattern};
 
 /// The largest size that a pool can have (2^32 blocks of 4 KiB).
 const SIZE_BYTES_MAX: u64 = 16 << 40;
+/// The smallest rate of a disk in bytes per second: guests give up on disks that are slower.
+const DISK_RATE_MIN: u64 = 64 << 10;
+/// The largest rate of a disk in requests per second.
+const DISK_IOPS_MAX: u32 = 1_000_000_000;
 /// Longest name of a snapshot, in bytes.
 const SNAPSHOT_NAME_BYTES_MAX: usize = 128;
 
@@ -131,26 +136,73 @@ pub fn disk_argument(argument: OsString) -> Result<DiskSpec, String> {
     }
 }
 
-/// `PATH`, `PATH,ro` or `PATH,rw`.
+/// A disk: `PATH`, and behind commas any of `ro` or `rw`, `rate=BYTES`, `iops=COUNT` and `raw`. A
+/// path with commas has `rw` or `ro` directly behind it.
 pub fn disk(text: &str) -> Result<DiskSpec, String> {
-    let (path, read_only) = match text.rsplit_once(',') {
-        None => (text, false),
-        Some((path, "ro")) => (path, true),
-        Some((path, "rw")) => (path, false),
-        Some((_, option)) => {
-            return Err(format!(
-                "the disk option '{option}' is unknown: use PATH, PATH,ro or PATH,rw (the last \
-                 also for a path with a comma)"
-            ));
+    let (mut path, mut options) = (text, Vec::new());
+    // From the last one on. A second mode is part of the path.
+    while let Some((before, option)) = path.rsplit_once(',') {
+        let is_option = match option {
+            "ro" | "rw" => !options.iter().any(|seen| matches!(*seen, "ro" | "rw")),
+            "raw" => true,
+            _ => option.starts_with("rate=") || option.starts_with("iops="),
+        };
+        if !is_option {
+            break;
         }
-    };
+        options.push(option);
+        path = before;
+    }
+    if let Some((_, option)) = path.rsplit_once(',')
+        && !matches!(options.last(), Some(&"ro" | &"rw"))
+    {
+        return Err(format!(
+            "the disk option '{option}' is unknown: use ro, rw, rate=100M, iops=2000 or raw; \
+             a path with a comma needs ,rw or ,ro directly behind it"
+        ));
+    }
     if path.is_empty() {
         return Err("the path of the disk is missing".to_owned());
     }
-    Ok(DiskSpec {
+    let mut disk = DiskSpec {
         path: PathBuf::from(path),
-        read_only,
-    })
+        ..DiskSpec::default()
+    };
+    for option in options {
+        set_disk_option(&mut disk, option)?;
+    }
+    Ok(disk)
+}
+
+fn set_disk_option(disk: &mut DiskSpec, option: &str) -> Result<(), String> {
+    let once = |is_set: bool| match is_set {
+        true => Err(format!("the disk option '{option}' is given twice")),
+        false => Ok(()),
+    };
+    match option.split_once('=') {
+        Some(("rate", value)) => {
+            once(disk.rate.bytes_per_s.is_some())?;
+            let rate = bytes(value).map_err(|fault| format!("in '{option}': {fault}"))?;
+            if rate < DISK_RATE_MIN {
+                return Err(format!(
+                    "in '{option}': the smallest rate is 64K (bytes per second)"
+                ));
+            }
+            disk.rate.bytes_per_s = NonZeroU64::new(rate);
+        }
+        Some((_, value)) => {
+            once(disk.rate.requests_per_s.is_some())?;
+            let count = whole_number::parse(value, &(1..=DISK_IOPS_MAX))
+                .map_err(|fault| format!("in '{option}': {fault}"))?;
+            disk.rate.requests_per_s = NonZeroU64::new(count.into());
+        }
+        None if option == "raw" => {
+            once(disk.is_surely_raw)?;
+            disk.is_surely_raw = true;
+        }
+        None => disk.read_only = option == "ro",
+    }
+    Ok(())
 }
 
 /// A VM name.

@@ -1,3 +1,5 @@
+use nvvmm::spec::DiskRate;
+
 use super::*;
 
 #[test]
@@ -54,11 +56,63 @@ fn sizes_that_are_none_are_refused_with_the_reason() {
 }
 
 #[test]
+fn a_disk_has_limits_of_bytes_and_requests_per_second() {
+    let limited = |text: &str| {
+        let disk = disk(text).unwrap();
+        let DiskRate {
+            bytes_per_s,
+            requests_per_s,
+        } = disk.rate;
+        (
+            disk.path.to_str().unwrap().to_owned(),
+            disk.read_only,
+            bytes_per_s.map(NonZeroU64::get),
+            requests_per_s.map(NonZeroU64::get),
+        )
+    };
+    let of = |path: &str, read_only, rate, iops| (path.to_owned(), read_only, rate, iops);
+    let m100 = Some(100 << 20);
+    assert_eq!(limited("a,rate=100M"), of("a", false, m100, None));
+    assert_eq!(
+        limited("a,ro,rate=100M,iops=2000"),
+        of("a", true, m100, Some(2000))
+    );
+    assert_eq!(
+        limited("a,iops=1,rate=64K,ro"),
+        of("a", true, Some(65536), Some(1))
+    );
+    assert_eq!(
+        limited("a,b.img,rw,rate=100M"),
+        of("a,b.img", false, m100, None)
+    );
+    assert!(disk("a,raw").unwrap().is_surely_raw);
+    let refused = |text: &str, reason: &str| {
+        let error = disk(text).unwrap_err();
+        assert!(error.contains(reason), "{text}: {error}");
+    };
+    refused("a,b.img,rate=1M", "'b.img' is unknown");
+    refused("a,rat=1M,iops=5", "'rat=1M' is unknown");
+    refused("a,rate=1M,rate=2M", "'rate=1M' is given twice");
+    refused("a,raw,raw", "given twice");
+    refused("a,iops=5,iops=5", "given twice");
+    refused("a,rate=0", "smallest rate is 64K");
+    refused("a,rate=63K", "smallest rate is 64K");
+    refused("a,rate=fast", "in 'rate=fast': this is not a size");
+    refused("a,rate=", "in 'rate='");
+    refused("a,rate=1X", "unit 'x' is unknown");
+    refused("a,iops=0", "in 'iops=0'");
+    refused("a,iops=-1", "in 'iops=-1'");
+    refused("a,iops=1k", "in 'iops=1k'");
+    refused(",rate=1M", "missing");
+}
+
+#[test]
 fn disks_are_paths_with_an_option() {
     let disk_of = |path: &str, read_only| {
         Ok(DiskSpec {
             path: PathBuf::from(path),
             read_only,
+            ..DiskSpec::default()
         })
     };
     assert_eq!(disk("a.img"), disk_of("a.img", false));
@@ -70,6 +124,8 @@ fn disks_are_paths_with_an_option() {
             .unwrap_err()
             .contains("the disk option 'readonly' is unknown")
     );
+    assert_eq!(disk("a,ro,rw"), disk_of("a,ro", false));
+    assert_eq!(disk("a,b=1,ro"), disk_of("a,b=1", true));
     assert!(disk(",ro").unwrap_err().contains("missing"));
     assert!(disk("").unwrap_err().contains("missing"));
 }

@@ -12,8 +12,8 @@ use nvvmm_snapshot::{ProcessState, TimeText, WaitLimit};
 
 use super::line::{LineError, LineStream};
 use super::message::{
-    Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, RestartRequest,
-    RewindRequest, RingRequest, SnapshotRequest, TakeRequest, Versioned, VmStatus,
+    Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, ResizedDisk,
+    RestartRequest, RewindRequest, RingRequest, SnapshotRequest, TakeRequest, Versioned, VmStatus,
 };
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
 use crate::error::{ErrorKind, VmError};
@@ -160,6 +160,15 @@ impl ControlClient {
     pub fn power_button(&mut self, press: bool) -> Result<bool, VmError> {
         match self.call(&Request::PowerButton { press }, Some(STATE_TIMEOUT))? {
             Answer::PowerButton { unread } => Ok(unread),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Has the VM find the sizes of its disks anew, and tell the guest. Returns the disks that have
+    /// another one.
+    pub fn measure_disks(&mut self) -> Result<Vec<ResizedDisk>, VmError> {
+        match self.call(&Request::MeasureDisks, Some(STATE_TIMEOUT))? {
+            Answer::Resized { disks } => Ok(disks),
             other => Err(unexpected(&other)),
         }
     }

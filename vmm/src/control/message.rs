@@ -179,6 +179,15 @@ pub struct TakeRequest {
     pub paused: bool,
 }
 
+/// A disk whose size has changed, as the guest was told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResizedDisk {
+    /// Path of the disk.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+}
+
 /// A request to a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -214,6 +223,8 @@ pub enum Request {
     Rewind(RewindRequest),
     /// Go on as this VM, if it stands by.
     Take(TakeRequest),
+    /// Find the sizes of the disks anew, and tell the guest.
+    MeasureDisks,
     /// For tests: compare KVM's dirty log with the COW engine.
     Audit,
 }
@@ -237,6 +248,7 @@ impl Request {
             Self::StopRing => "the end of the ring of checkpoints",
             Self::Rewind(_) => "a rewind",
             Self::Take(_) => "a take-over",
+            Self::MeasureDisks => "the sizes of its disks",
             Self::Audit => "an audit",
         }
     }
@@ -299,6 +311,11 @@ pub enum Answer {
     Rewound {
         /// Report of the rewind.
         report: Box<RewindReport>,
+    },
+    /// Answer to [`Request::MeasureDisks`].
+    Resized {
+        /// Disks of which the guest was told another size.
+        disks: Vec<ResizedDisk>,
     },
     /// Answer to [`Request::Audit`].
     Audit {

@@ -43,6 +43,26 @@ fn a_take_over_has_the_documented_form() {
 }
 
 #[test]
+fn a_look_at_the_sizes_of_disks_has_the_documented_form() {
+    let line = serde_json::to_string(&Versioned::current(Request::MeasureDisks)).unwrap();
+    assert_eq!(line, r#"{"version":1,"op":"measure_disks"}"#);
+    assert_eq!(decode_request(line.as_bytes()), Ok(Request::MeasureDisks));
+    let answer = Answer::Resized {
+        disks: vec![ResizedDisk {
+            path: "/srv/root.img".into(),
+            size_bytes: 1 << 30,
+        }],
+    };
+    assert_eq!(
+        serde_json::to_string(&Versioned::current(answer)).unwrap(),
+        concat!(
+            r#"{"version":1,"answer":"resized","#,
+            r#""disks":[{"path":"/srv/root.img","size_bytes":1073741824}]}"#
+        )
+    );
+}
+
+#[test]
 fn answers_have_the_documented_form() {
     let error = VmError::new(ErrorKind::PoolFull, "full").with_remedy("remove");
     let line = serde_json::to_string(&Versioned::current(Answer::Error { error })).unwrap();

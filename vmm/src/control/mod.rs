@@ -20,8 +20,8 @@ pub mod unlisted;
 
 pub use client::ControlClient;
 pub use message::{
-    CaptureRequest, CapturedState, RestartRequest, RewindRequest, RingRequest, SandboxStatus,
-    SnapshotRequest, TakeRequest, VmOrigin, VmState, VmStatus,
+    CaptureRequest, CapturedState, ResizedDisk, RestartRequest, RewindRequest, RingRequest,
+    SandboxStatus, SnapshotRequest, TakeRequest, VmOrigin, VmState, VmStatus,
 };
 pub use registry::{Claim, NameChoice, RuntimeDir, VmRuntimePaths};
 pub use server::ControlServer;
@@ -100,6 +100,12 @@ pub trait VmControl: Send + Sync {
     /// Has a VM that stands by go on under a name; returns when its guest runs, or is paused.
     fn take_over(&self, _request: &TakeRequest) -> Result<VmStatus, VmError> {
         Err(VmError::new(ErrorKind::Refused, "the VM does not stand by"))
+    }
+
+    /// Finds the sizes of the disks anew, and tells the guest those that have changed. Gives these
+    /// disks.
+    fn measure_disks(&self) -> Result<Vec<ResizedDisk>, VmError> {
+        Err(VmError::new(ErrorKind::Refused, "the VM has no disks"))
     }
 
     /// For tests: compares KVM's dirty log since the last snapshot with the COW engine.

@@ -358,6 +358,9 @@ fn carry_out(
         Request::Take(request) => Answer::Status {
             status: Box::new(control.take_over(request)?),
         },
+        Request::MeasureDisks => Answer::Resized {
+            disks: control.measure_disks()?,
+        },
         Request::Snapshot(request) => {
             let caller = lines.caller();
             let caller = caller.map_err(|e| VmError::io("watch over the request's caller", &e))?;

@@ -167,6 +167,7 @@ impl VmControl for FakeVm {
             total_us: 4.0,
             stopped_us: 3.0,
             paused: false,
+            phases: Vec::new(),
         })
     }
 

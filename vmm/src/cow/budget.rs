@@ -107,13 +107,28 @@ impl Budget {
     /// Counts chunk `index` of `chunks`, which gets mappings of its own out of the untouched
     /// stretch around it.
     pub fn chunk_mapped(&self, index: ChunkIndex, chunks: u32) {
+        // The stretch is cut in two, shortened, or gone.
+        self.changed(1, self.mark(index, chunks, true));
+    }
+
+    /// Counts chunk `index` of `chunks`, which becomes part of the untouched stretch around it.
+    pub fn chunk_unmapped(&self, index: ChunkIndex, chunks: u32) {
+        self.changed(self.mark(index, chunks, false), 1);
+    }
+
+    /// Notes that a chunk has mappings of its own, or none. Returns the number of its untouched
+    /// neighbours.
+    fn mark(&self, index: ChunkIndex, chunks: u32, has_mappings: bool) -> usize {
         let index = index.get();
         let mut mapped = lock(&self.mapped_chunks);
         let (word, bit) = (index as usize / 64, index % 64);
         if mapped.len() <= word {
             mapped.resize(word + 1, 0);
         }
-        mapped[word] |= 1 << bit;
+        match has_mappings {
+            true => mapped[word] |= 1 << bit,
+            false => mapped[word] &= !(1 << bit),
+        }
         let is_mapped = |index: u32| {
             mapped
                 .get(index as usize / 64)
@@ -121,8 +136,7 @@ impl Budget {
         };
         let left = index > 0 && !is_mapped(index - 1);
         let right = index + 1 < chunks && !is_mapped(index + 1);
-        // The stretch is cut in two, shortened, or gone.
-        self.changed(1, usize::from(left) + usize::from(right));
+        usize::from(left) + usize::from(right)
     }
 
     /// Checks that guest RAM may take that many mappings.

@@ -34,6 +34,38 @@ impl Counters {
         }
     }
 
+    /// Begins anew, for a VM that goes back to a snapshot of `frames_mapped` blocks.
+    pub fn start_again_with(&self, frames_mapped: u64) {
+        let Self {
+            frames_mapped: mapped,
+            frames_own,
+            write_faults,
+            chunk_faults,
+            frames_copied,
+            frames_copied_hot,
+            frames_moved,
+            // Tells for ever if there may be such chunks.
+            chunks_prepared: _,
+            chunks_along,
+            chunks_copied,
+            chunks_copied_next,
+        } = self;
+        mapped.store(frames_mapped, Ordering::Relaxed);
+        for counter in [
+            frames_own,
+            write_faults,
+            chunk_faults,
+            frames_copied,
+            frames_copied_hot,
+            frames_moved,
+            chunks_along,
+            chunks_copied,
+            chunks_copied_next,
+        ] {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+
     pub fn add(counter: &AtomicU64, frames: u32) {
         counter.fetch_add(u64::from(frames), Ordering::Relaxed);
     }

@@ -14,7 +14,7 @@ use std::fmt::Debug;
 
 use nvvmm_snapshot::{BlockNo, ChunkIndex, Consumed, FrameIndex, FrameSet, Reservation};
 
-use super::{CowError, ShareSet};
+use super::{CowError, RewindTo, ShareSet};
 use crate::{
     memory::{GuestRam, WriteLog},
     stats::{KernelCalls, Phases, RamCounters},
@@ -158,6 +158,20 @@ pub trait CowEngine: Debug + Send + Sync {
     fn unmap_idle(&self, _chunk: ChunkIndex, _frames: &FrameSet) -> Result<(), CowError> {
         Ok(())
     }
+
+    // A rewind: vCPUs and devices are paused.
+
+    /// Takes all of guest RAM back to a pinned snapshot. What the guest has written since, and what
+    /// else differs, is mapped anew; all other memory stays as it is. Own blocks are behind no
+    /// frame then, and are kept for [`CowEngine::free_replaced`]. `log` is emptied by an engine
+    /// that reads it.
+    ///
+    /// # Errors
+    /// RAM is of no moment then: the guest must not run again. The blocks go back with the holder.
+    fn rewind(&self, to: RewindTo, log: &dyn WriteLog) -> Result<(), CowError>;
+
+    /// Gives back the blocks that a rewind has replaced. The guest may run.
+    fn free_replaced(&self);
 
     // Before the guest runs, and besides.
 

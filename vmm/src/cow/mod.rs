@@ -19,6 +19,7 @@ mod frames;
 mod origin;
 mod private;
 mod redirect;
+mod rewind;
 mod share_set;
 mod shortage;
 mod techniques;
@@ -31,6 +32,7 @@ pub use fault_thread::FaultThread;
 pub use origin::RamOrigin;
 pub use private::PrivateEngine;
 pub use redirect::RedirectEngine;
+pub use rewind::RewindTo;
 pub use share_set::ShareSet;
 pub use techniques::Techniques;
 

@@ -32,7 +32,8 @@ impl RamOrigin {
     /// The map is used for untouched chunks even after later snapshots have replaced its pin and it
     /// was removed. That is sound. The leaf of a chunk that was never touched is the same in all of
     /// these snapshots. An inner node that a later snapshot wrote anew is on the path to a chunk
-    /// that was touched, so the map had read it while it was pinned.
+    /// that was touched, so the map had read it while it was pinned. (After a rewind the map has
+    /// read all inner nodes: [`RewindTo::new`](super::RewindTo::new).)
     pub(super) fn chunk(&self, index: ChunkIndex) -> Result<ChunkMap, CowError> {
         match self {
             Self::Empty => Ok(ChunkMap::Hole),

@@ -28,6 +28,7 @@ use super::{
 };
 
 mod images;
+mod rewinds;
 
 const VM_FRAMES: u64 = 2048;
 const VM_BYTES: u64 = VM_FRAMES * FRAME;
@@ -185,6 +186,7 @@ impl<E: Playable> Fixture<E> {
             13 => self.fill_pool(),
             14..=16 => self.writers_and_snapshot(),
             17 => self.check_one(),
+            18 => self.rewind(),
             20 | 21 => self.capture(),
             22..=24 => self.place(),
             25 => _ = self.remove_image(),

@@ -30,6 +30,8 @@ pub struct Techniques {
     pub huge_pages: bool,
     /// Number of frames that are copied for one write.
     pub copy_policy: CopyPolicy,
+    /// Rewinds a VM in the machine that it has.
+    pub rewind_in_place: bool,
 }
 
 impl Default for Techniques {
@@ -44,6 +46,7 @@ impl Default for Techniques {
             next_chunks: true,
             huge_pages: true,
             copy_policy: CopyPolicy::default(),
+            rewind_in_place: true,
         }
     }
 }
@@ -80,11 +83,12 @@ impl Techniques {
                 "huge-pages" => left.huge_pages = false,
                 "grow-clusters" => left.copy_policy.clusters_grow = false,
                 "lone-frames" => left.copy_policy.single_frames = false,
+                "rewind-in-place" => left.rewind_in_place = false,
                 other => {
                     return Err(format!(
                         "{WITHOUT_VARIABLE} names '{other}', which is none of arm-ahead, copy-hot, \
                          leave-unarmed, leave-again, prepare-whole, dense-chunks, next-chunks, \
-                         huge-pages, grow-clusters and lone-frames"
+                         huge-pages, grow-clusters, lone-frames and rewind-in-place"
                     ));
                 }
             }

@@ -304,6 +304,16 @@ impl<E: Playable> Vm<E> {
         }
     }
 
+    /// Goes back to a snapshot, in place. The blocks that it replaces are still to be freed.
+    pub fn rewind(&mut self, name: &str) -> nvvmm_snapshot::Result<()> {
+        let (entry, frames) = self.holder.pin(name)?;
+        let base = self.last.map(|id| self.holder.frame_map(id)).transpose()?;
+        let to = RewindTo::new(frames, entry.frames_mapped, base.as_ref()).unwrap();
+        self.engine.rewind(to, &self.log).unwrap();
+        self.last = Some(entry.id);
+        self.holder.unpin_others(entry.id)
+    }
+
     /// A write: of a vCPU to frames of even number, of a device to the others.
     pub fn write_word(&self, value: u64, at: GuestAddress) {
         if (at.0 / FRAME).is_multiple_of(2) {
@@ -395,6 +405,7 @@ pub(crate) fn assert_clean(pool: &Pool) {
 /// VMs hold the blocks of their own frames and no other: what they gave up is back in the pool.
 pub(crate) fn assert_hold_their_own<E: Playable>(pool: &Pool, vms: &[&Vm<E>]) {
     for vm in vms {
+        vm.engine.free_replaced();
         while vm.engine.tidy().unwrap() {}
         // What is kept for copies goes when it was not used since the last look.
         for _ in 0..2 {

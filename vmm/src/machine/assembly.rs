@@ -1,11 +1,13 @@
 //! The machine put together, and what its owner does with it.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use nvvmm_devices::virtio::{ContentStamp, PmemRange, RawDisk};
+use kvm_ioctls::VcpuFd;
+use nvvmm_devices::virtio::{ContentStamp, DiskBackend, PmemRange, RawDisk};
 use nvvmm_devices::{AcpiPower, ConsoleStreams, HostSocket, SavedDevice};
 use nvvmm_snapshot::{Resource, ask_for};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -57,12 +59,12 @@ pub struct Machine {
     // The vCPUs before the VM, and both before the memory: the guest can write memory while either
     // lives.
     vcpus: Vec<Arc<Vcpu>>,
-    vm: KvmVm,
-    cpu: HostCpu,
+    pub(super) vm: KvmVm,
+    pub(super) cpu: HostCpu,
     memory: Arc<GuestMemory>,
     slots: Vec<RamSlot>,
-    board: Board,
-    shared: Arc<Shared>,
+    pub(super) board: Board,
+    pub(super) shared: Arc<Shared>,
     threads: Mutex<Threads>,
 }
 
@@ -123,8 +125,9 @@ impl Machine {
         let cpu = HostCpu::read(&vm)?;
         vm.set_memory(Arc::clone(&memory), slots, dirty_log)?;
         let events = Events::new().map_err(super::error::host("make the event queue"))?;
+        let disks = files.disks()?.into_iter();
         let host_side = HostSide {
-            disks: files.disks()?,
+            disks: disks.map(|disk| Arc::new(disk) as _).collect(),
             console,
             vsock,
         };
@@ -140,8 +143,8 @@ impl Machine {
             events,
             ports: built.ports,
             mmio: built.mmio,
-            first_entry: OnceLock::new(),
-            is_flat: OnceLock::new(),
+            first_entry: Mutex::default(),
+            is_flat: AtomicBool::new(false),
         };
         Ok(Machine {
             spec: spec.clone(),
@@ -181,9 +184,8 @@ impl Machine {
             acpi: &acpi,
         };
         let entry = boot::load(&*self.memory, &parts)?;
-        self.shared
-            .is_flat
-            .get_or_init(|| matches!(entry, Entry::Flat { .. }));
+        let is_flat = matches!(entry, Entry::Flat { .. });
+        self.shared.is_flat.store(is_flat, Ordering::Relaxed);
         for vcpu in &self.vcpus {
             arch::set_entry(&vcpu.fd(), vcpu.index, entry)?;
         }
@@ -199,7 +201,7 @@ impl Machine {
     /// The host lacks something, or the state is that of another machine. The machine must not be
     /// started then.
     pub fn restore(&self, state: &MachineStateV1) -> Result<()> {
-        let fds: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.fd()).collect();
+        let fds = self.vcpu_fds();
         arch::state::restore(
             &self.vm,
             &self.cpu,
@@ -207,11 +209,14 @@ impl Machine {
             &state.kvm,
         )?;
         self.board.restore(&state.devices)?;
-        let first = state.kvm.vcpus.first();
-        self.shared
-            .is_flat
-            .get_or_init(|| first.is_some_and(arch::is_flat));
+        self.note_kind(state);
         Ok(())
+    }
+
+    /// Notes which kind of guest the state is of.
+    pub(super) fn note_kind(&self, state: &MachineStateV1) {
+        let is_flat = state.kvm.vcpus.first().is_some_and(arch::is_flat);
+        self.shared.is_flat.store(is_flat, Ordering::Relaxed);
     }
 
     /// Starts the event thread and the vCPU threads. With `running`, devices are resumed and the
@@ -271,6 +276,11 @@ impl Machine {
 
     fn threads(&self) -> MutexGuard<'_, Threads> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The vCPUs' descriptors. Their threads must be at the gate.
+    pub(super) fn vcpu_fds(&self) -> Vec<MutexGuard<'_, VcpuFd>> {
+        self.vcpus.iter().map(|vcpu| vcpu.fd()).collect()
     }
 
     fn request_exits(&self) {
@@ -405,7 +415,7 @@ impl Machine {
     /// memory until the driver releases it.
     ///
     /// # Errors
-    /// What KVM refuses.
+    /// KVM refuses a step.
     pub fn withdraw_window(&self, index: usize) -> Result<()> {
         if let Some((_, backing)) = self.board.pmem.get(index) {
             backing.withdraw();
@@ -416,7 +426,7 @@ impl Machine {
     /// Ends the windows that the guest has released.
     ///
     /// # Errors
-    /// What KVM refuses.
+    /// KVM refuses a step.
     pub fn end_released_windows(&self) -> Result<()> {
         let devices = self.board.pmem.iter().enumerate();
         for (index, _) in devices.filter(|(_, (_, backing))| backing.is_empty()) {
@@ -449,6 +459,22 @@ impl Machine {
         &self.disks
     }
 
+    /// Finds the sizes of the disks anew, and tells the guest those that have changed; a paused
+    /// guest gets to know it when it goes on. Gives the disks that have.
+    ///
+    /// # Errors
+    /// [`MachineError::Disk`] when a disk has a size that is none; the guest is told nothing.
+    pub fn measure_disks(&self) -> Result<Vec<&RawDisk>> {
+        let mut resized = Vec::new();
+        for disk in &self.disks {
+            if disk.size_bytes() != disk.measure()? {
+                resized.push(disk);
+            }
+        }
+        self.board.look_anew()?;
+        Ok(resized)
+    }
+
     /// State of all devices, which must be paused.
     ///
     /// # Errors
@@ -465,7 +491,7 @@ impl Machine {
         if !self.shared.gate.is_paused() {
             return Err(MachineError::State("vCPUs must be paused to save them"));
         }
-        let fds: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.fd()).collect();
+        let fds = self.vcpu_fds();
         Ok(arch::state::save(
             &self.vm,
             &self.cpu,
@@ -520,9 +546,10 @@ impl Machine {
         console.take_streams()
     }
 
-    /// Time at which the first vCPU entered the guest for the first time.
+    /// Time at which the first vCPU entered the guest for the first time, or for the first time
+    /// since a rewind.
     pub fn first_entry(&self) -> Option<Instant> {
-        self.shared.first_entry.get().copied()
+        *self.shared.first_entry()
     }
 
     fn slot_size_bytes(&self, slot: usize) -> Result<u64> {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::MutEventSubscriber;
 use nvvmm_devices::virtio::{
-    DeviceHost, DeviceId, MMIO_LEN, MmioTransport, PmemBacking, QUEUE_NOTIFY_OFFSET, RawDisk,
+    DeviceHost, DeviceId, DiskBackend, MMIO_LEN, MmioTransport, PmemBacking, QUEUE_NOTIFY_OFFSET,
     VirtioDevice,
 };
 use nvvmm_devices::{
@@ -72,7 +72,7 @@ pub(super) struct Built {
 /// The host's side of the devices.
 pub(super) struct HostSide {
     /// Storage of the disks, in the order of the spec.
-    pub(super) disks: Vec<RawDisk>,
+    pub(super) disks: Vec<Arc<dyn DiskBackend>>,
     pub(super) console: ConsoleStreams,
     pub(super) vsock: Option<Arc<HostSocket>>,
 }
@@ -120,6 +120,7 @@ pub(super) fn build(
 
     let owner = owner.clone();
     let mut parts = DeviceHost {
+        vcpus: spec.vcpus,
         disks: disks.into_iter(),
         vsock,
         on_pmem_released: Arc::new(move || owner.interrupt()),
@@ -225,8 +226,28 @@ impl Board {
         self.each(|device| device.resume()).map(|_| ())
     }
 
+    /// Has each device look at its host's side anew, and tell its driver what has changed.
+    pub(super) fn look_anew(&self) -> Result<()> {
+        for device in &self.devices {
+            let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
+            device.look_anew().map_err(host("look at a device anew"))?;
+        }
+        Ok(())
+    }
+
     pub(super) fn save(&self) -> Result<Vec<SavedDevice>> {
         self.each(|device| device.save())
+    }
+
+    /// Gives each device of a machine that has run the state of an earlier moment. Input of the
+    /// console that the guest has not taken is of a later one, and is dropped.
+    pub(super) fn rewind(&self, saved: &[SavedDevice]) -> Result<()> {
+        self.restore(saved)?;
+        self.console
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .forget_input();
+        Ok(())
     }
 
     /// Gives each device its state. All of the state must be used, and all devices must have one.

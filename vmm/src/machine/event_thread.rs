@@ -81,11 +81,13 @@ struct PowerSubscriber {
 impl MutEventSubscriber for PowerSubscriber {
     fn process(&mut self, _events: FdEvents, _ops: &mut EventOps) {
         self.power.drain();
-        match self.power.requested() {
-            Some(PowerEvent::Off) => self.shared.events.push(MachineEvent::PoweredOff),
-            Some(PowerEvent::Reset) => self.shared.events.push(MachineEvent::Reset),
-            None => {}
-        }
+        let requested = || {
+            Some(match self.power.requested()? {
+                PowerEvent::Off => MachineEvent::PoweredOff,
+                PowerEvent::Reset => MachineEvent::Reset,
+            })
+        };
+        self.shared.events.push_found(requested);
     }
 
     fn init(&mut self, ops: &mut EventOps) {

@@ -86,6 +86,24 @@ impl Events {
         wake(&self.wake);
     }
 
+    /// Pushes the event that `event` finds, if it finds one. It is asked while no event can be
+    /// forgotten.
+    pub(super) fn push_found(&self, event: impl FnOnce() -> Option<MachineEvent>) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(event) = event() else { return };
+        queue.push_back(event);
+        drop(queue);
+        wake(&self.wake);
+    }
+
+    /// Forgets the events that nobody has taken.
+    pub(super) fn forget(&self) {
+        self.queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
     pub(super) fn interrupter(&self) -> Interrupter {
         Interrupter(Arc::clone(&self.wake))
     }

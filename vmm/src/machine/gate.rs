@@ -49,6 +49,8 @@ struct State {
     held: Vec<bool>,
     /// Time at which one that had been held was let through last.
     let_through: Option<Instant>,
+    /// A vCPU has failed: its thread is held until the end.
+    has_failed: bool,
 }
 
 impl State {
@@ -89,6 +91,7 @@ impl Gate {
             stop: false,
             held: vec![false; vcpus],
             let_through: None,
+            has_failed: false,
         };
         Gate {
             state: Mutex::new(state),
@@ -106,6 +109,7 @@ impl Gate {
     /// just before the thread is let through.
     pub(super) fn pass(&self, vcpu: usize, may_run: bool, on_run: impl FnOnce()) -> Passage {
         let mut state = self.lock();
+        state.has_failed |= !may_run;
         loop {
             if state.stop {
                 self.come(&mut state, vcpu);
@@ -183,6 +187,11 @@ impl Gate {
         drop(state);
         kick();
         self.opened.notify_all();
+    }
+
+    /// True when a vCPU has failed, and does not run again.
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().has_failed
     }
 
     /// True while there is this reason.

@@ -423,6 +423,7 @@ fn devices_may_be_in_any_slots() {
         path: image,
         // The new machine opens it while the old one has it open.
         read_only: true,
+        ..DiskSpec::default()
     });
     bench.spec.devices[0].slot = 18;
     bench.spec.devices.push(DeclaredDevice {
@@ -447,7 +448,11 @@ fn devices_of_an_old_snapshot_are_restored() {
         let path = bench.dir.path().join(name);
         fs::write(&path, vec![0; size]).unwrap();
         let read_only = name == "b";
-        DiskSpec { path, read_only }
+        DiskSpec {
+            path,
+            read_only,
+            ..DiskSpec::default()
+        }
     };
     let mut spec = old.spec;
     assert!(spec.replace_disks(&[image("a", 1 << 20), image("b", 4096)]));
@@ -498,6 +503,7 @@ fn a_state_with_other_devices_is_refused() {
     let disk = DiskSpec {
         path: image,
         read_only: false,
+        ..DiskSpec::default()
     };
     add_disks(&mut with_disk, &[disk]);
     let text = refused(&state, &with_disk);
@@ -543,6 +549,7 @@ fn machines_that_cannot_be_are_refused() {
     let missing = DiskSpec {
         path: "/nonexistent/disk".into(),
         read_only: true,
+        ..DiskSpec::default()
     };
     let text = refused(&|spec| add_disks(spec, std::slice::from_ref(&missing)));
     assert!(text.contains("/nonexistent/disk"), "{text}");
@@ -573,3 +580,6 @@ fn machines_that_cannot_be_are_refused() {
         assert!(text.contains(&format!("not {devices}")), "{text}");
     }
 }
+
+#[path = "rewind_test.rs"]
+mod rewind_test;

@@ -14,6 +14,7 @@ mod error;
 mod event_thread;
 mod events;
 mod gate;
+mod rewind;
 mod slots;
 mod vcpu;
 

@@ -1,6 +1,7 @@
 //! A vCPU and the thread that runs it.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,11 +35,19 @@ pub(super) struct Shared {
     pub(super) events: Events,
     pub(super) ports: Bus,
     pub(super) mmio: Bus,
-    /// Set just before the first entry into the guest.
-    pub(super) first_entry: OnceLock<Instant>,
+    /// Set just before the first entry into the guest, and anew after a rewind.
+    pub(super) first_entry: Mutex<Option<Instant>>,
     /// A guest without exception handlers (flat protocol): a triple fault is its failure, not a
     /// reset.
-    pub(super) is_flat: OnceLock<bool>,
+    pub(super) is_flat: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn first_entry(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.first_entry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Next step after one return of `KVM_RUN`.
@@ -82,7 +91,7 @@ impl Vcpu {
             // Tells the guest's watchdogs that it stood still. EINVAL: the guest does not use
             // kvmclock.
             let _ = self.fd().kvmclock_ctrl();
-            shared.first_entry.get_or_init(Instant::now);
+            shared.first_entry().get_or_insert_with(Instant::now);
             if let Some(event) = self.run_until_interrupted(shared) {
                 // This vCPU's guest code is at an end; the others go on until the owner decides.
                 may_run = false;
@@ -126,7 +135,7 @@ impl Vcpu {
                     return Some(MachineEvent::TripleFault {
                         vcpu: self.index,
                         what: format!("{TRIPLE_FAULT}, at rip {}", address(&fd)),
-                        resets: shared.is_flat.get() != Some(&true),
+                        resets: !shared.is_flat.load(Ordering::Relaxed),
                     });
                 }
                 Next::Report(event) => return Some(event),

@@ -56,4 +56,7 @@ pub struct RewindReport {
     pub stopped_us: f64,
     /// True if the VM was paused, and is paused again.
     pub paused: bool,
+    /// Parts of the rewind. None for one that built the machine anew.
+    #[serde(default)]
+    pub phases: Vec<PhaseTime>,
 }

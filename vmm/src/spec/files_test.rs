@@ -84,6 +84,7 @@ fn a_restored_machine_needs_its_disks_but_no_kernel() {
     let disk = DiskSpec {
         path: path.clone(),
         read_only: false,
+        ..DiskSpec::default()
     };
     let mut spec = VmSpec::builder("/nonexistent/kernel").disks([disk]).build();
     assert!(matches!(OpenedFiles::open(&spec), Err(OpenError::Boot(_))));
@@ -103,6 +104,7 @@ fn a_restored_machine_needs_its_disks_but_no_kernel() {
     let disk = DiskSpec {
         path: path.clone(),
         read_only: true,
+        ..DiskSpec::default()
     };
     assert!(other.replace_disks(&[disk]));
     assert!(!opened.is_of(&other));

@@ -31,6 +31,7 @@ fn disk(path: &str, read_only: bool) -> DeviceKind {
     DeviceKind::Disk(DiskSpec {
         path: path.into(),
         read_only,
+        ..DiskSpec::default()
     })
 }
 

@@ -6,6 +6,7 @@ fn disk(path: &str) -> DiskSpec {
     DiskSpec {
         path: path.into(),
         read_only: false,
+        ..DiskSpec::default()
     }
 }
 

@@ -55,6 +55,16 @@ pub struct Buckets {
 }
 
 impl Buckets {
+    /// Those that came after `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        let earlier = before.counts.iter().copied().chain(std::iter::repeat(0));
+        let counts = self.counts.iter().zip(earlier);
+        Self {
+            counts: counts.map(|(now, before)| now - before).collect(),
+            sum_us: self.sum_us - before.sum_us,
+        }
+    }
+
     /// Number of all times.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()

@@ -83,14 +83,19 @@ impl Phases {
     }
 
     /// The phases so far.
-    pub fn into_times(self) -> Vec<PhaseTime> {
-        let timed = self.timed.into_iter();
+    pub fn times(&self) -> Vec<PhaseTime> {
+        let timed = self.timed.iter();
         timed
             .map(|timed| PhaseTime {
-                phase: timed.phase,
+                phase: timed.phase.clone(),
                 us: micros_of(timed.took),
             })
             .collect()
+    }
+
+    /// The phases, which have ended.
+    pub fn into_times(self) -> Vec<PhaseTime> {
+        self.times()
     }
 }
 

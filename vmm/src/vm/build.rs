@@ -16,6 +16,7 @@ use nvvmm_snapshot::{
 
 use super::{
     RestoreOptions, VmError, VmSource,
+    episode::Episode,
     error::{cow_error, machine_error, memory_error, no_thread},
     host_paths::{machine_of, nothing_to_boot, reboot_notice},
     running::{Operation, RunningVm},
@@ -24,8 +25,7 @@ use super::{
 use crate::{
     agent::link::{AgentLink, unix_ns_now},
     checkpoint::{
-        Cleaner, Digests, SnapshotCounters, blob::SavedVm, phases::Phases, report::GuestClock,
-        report::RestoreReport,
+        Cleaner, Digests, blob::SavedVm, phases::Phases, report::GuestClock, report::RestoreReport,
     },
     control::VmOrigin,
     cow::{self, Budget, CowEngine, FaultThread, PrivateEngine, RedirectEngine},
@@ -117,9 +117,7 @@ impl ReadSnapshot {
         let holder = Arc::new(pool.hold(vm)?);
         let (entry, frames) = holder.pin(snapshot)?;
         check_kind(&entry)?;
-        let blob = pool.read_state(entry.id)?;
-        let saved = SavedVm::decode(&blob)?;
-        check_memory(&saved.spec, &entry)?;
+        let saved = read_state(pool, &entry)?;
         if entry.foreign {
             // So is all that is taken of the VM that goes on from there.
             holder.mark_foreign();
@@ -137,6 +135,13 @@ impl ReadSnapshot {
         let chunks = self.frames.iter_present();
         Ok({ chunks }.try_for_each(|chunk| chunk.map(drop))?)
     }
+}
+
+/// Reads the state of a pinned snapshot.
+pub(super) fn read_state(pool: &Pool, entry: &SnapshotEntry) -> Result<SavedVm, VmError> {
+    let saved = SavedVm::decode(&pool.read_state(entry.id)?)?;
+    check_memory(&saved.spec, entry)?;
+    Ok(saved)
 }
 
 impl Builder<'_> {
@@ -185,17 +190,16 @@ impl Builder<'_> {
             return Err(stuck((machine, engine, faults)));
         };
         loaded?;
+        let origin = VmOrigin::Boot {
+            kernel: spec.kernel.clone().unwrap_or_default(),
+        };
         Ok(RunningVm {
             digests: Digests::new(Arc::clone(self.pool)),
             cleaner: Arc::clone(&self.cleaner),
             spec: spec.clone(),
-            origin: VmOrigin::Boot {
-                kernel: spec.kernel.clone().unwrap_or_default(),
-            },
             reboot_notice: files.boot().err().map(reboot_notice),
             dirty_log: self.dirty_log,
-            snapshots: SnapshotCounters::default(),
-            restore: Mutex::new(None),
+            episode: Mutex::new(Arc::new(Episode::first(origin, None))),
             operation: Mutex::new(Operation::new(None)),
             seen: Mutex::default(),
             machine,
@@ -339,8 +343,7 @@ impl Builder<'_> {
             true if had_vsock_driver(&saved) => GuestClock::NotSet,
             true => GuestClock::NoAgent,
         };
-        let taken_ns = saved.machine.kvm.vm.clock.realtime_ns;
-        let slept_ns = unix_ns_now().saturating_sub(taken_ns.unwrap_or(entry.created_unix_ns));
+        let slept_ns = slept_ns(&saved, &entry);
         let files = self.files(&spec, OpenedFiles::open_restored)?;
         let restored = phases.run("RestoreState", || {
             let machine = Arc::clone(&machine);
@@ -372,15 +375,14 @@ impl Builder<'_> {
             clock,
             notes,
         };
+        let origin = VmOrigin::Snapshot { name: entry.name };
         let vm = RunningVm {
             digests: Digests::new(Arc::clone(self.pool)),
             cleaner: Arc::clone(&self.cleaner),
             spec,
-            origin: VmOrigin::Snapshot { name: entry.name },
             reboot_notice: files.boot().err().map(reboot_notice),
             dirty_log: self.dirty_log,
-            snapshots: SnapshotCounters::default(),
-            restore: Mutex::new(Some((started, report))),
+            episode: Mutex::new(Arc::new(Episode::first(origin, Some((started, report))))),
             operation: Mutex::new(Operation::new(base)),
             seen: Mutex::default(),
             machine,
@@ -393,24 +395,10 @@ impl Builder<'_> {
 
     /// Has the guest's agent told that the guest was restored.
     pub(super) fn tell(&self, restore: &RestoreOptions, slept_ns: u64) -> Result<(), VmError> {
-        let Some(agent) = self.agent else {
-            return Ok(());
-        };
-        let mut seed = [0; 32];
-        fill_random(&mut seed)?;
-        agent.new_guest(Some(Restored {
-            snapshot: restore.snapshot.clone(),
-            vm: self.name.into(),
-            role: match restore.once {
-                true => Role::Original,
-                false => Role::Copy,
-            },
-            slept_ns,
-            host_time_ns: unix_ns_now(),
-            step_clock: restore.step_clock,
-            seed,
-        }));
-        Ok(())
+        match self.agent {
+            Some(agent) => tell(agent, self.name, restore, slept_ns),
+            None => Ok(()),
+        }
     }
 
     /// The machine's files. They are opened for the first machine.
@@ -502,6 +490,36 @@ impl Builder<'_> {
             self.vsock_socket.get_or_init(|| Arc::new(socket)),
         )))
     }
+}
+
+/// Has the agent in the guest of the VM `name` told that the guest was restored.
+pub(super) fn tell(
+    agent: &AgentLink,
+    name: &str,
+    restore: &RestoreOptions,
+    slept_ns: u64,
+) -> Result<(), VmError> {
+    let mut seed = [0; 32];
+    fill_random(&mut seed)?;
+    agent.new_guest(Some(Restored {
+        snapshot: restore.snapshot.clone(),
+        vm: name.into(),
+        role: match restore.once {
+            true => Role::Original,
+            false => Role::Copy,
+        },
+        slept_ns,
+        host_time_ns: unix_ns_now(),
+        step_clock: restore.step_clock,
+        seed,
+    }));
+    Ok(())
+}
+
+/// Time since the snapshot was taken, in nanoseconds.
+pub(super) fn slept_ns(saved: &SavedVm, entry: &SnapshotEntry) -> u64 {
+    let taken_ns = saved.machine.kvm.vm.clock.realtime_ns;
+    unix_ns_now().saturating_sub(taken_ns.unwrap_or(entry.created_unix_ns))
 }
 
 /// The pool is full before the guest has run. What is built must stay until the process ends: a

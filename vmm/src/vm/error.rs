@@ -162,7 +162,9 @@ fn disk_kind(error: &BlockError) -> ErrorKind {
     match error {
         BlockError::InUse { .. } => ErrorKind::Refused,
         BlockError::NotWritable { .. } => ErrorKind::Denied,
-        BlockError::NotADisk { .. } | BlockError::Size { .. } => ErrorKind::Usage,
+        BlockError::NotADisk { .. } | BlockError::Size { .. } | BlockError::Qcow2 { .. } => {
+            ErrorKind::Usage
+        }
         BlockError::Io { source, .. } => ErrorKind::of_io(source),
     }
 }

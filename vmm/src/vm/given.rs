@@ -43,14 +43,17 @@ pub fn check_machine(spec: &VmSpec) -> Result<(), VmError> {
     check_devices(spec).map_err(machine_error)
 }
 
-/// Opens and locks a disk for a moment.
+/// Opens and locks a disk for a moment, and looks if it is a raw image.
 ///
 /// # Errors
-/// The error that the start of a VM would have.
+/// The error that the start of a VM would have, and that of an image which is not a raw one.
 pub fn check_disk(disk: &DiskSpec) -> Result<(), VmError> {
     let opened = RawDisk::open(&disk.path, disk.read_only);
     opened
-        .map(drop)
+        .and_then(|opened| match disk.is_surely_raw {
+            true => Ok(()),
+            false => opened.check_is_raw(),
+        })
         .map_err(|error| machine_error(MachineError::Disk(error)))
 }
 

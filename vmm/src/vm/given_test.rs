@@ -16,6 +16,7 @@ fn disk(path: PathBuf) -> DiskSpec {
     DiskSpec {
         path,
         read_only: true,
+        ..DiskSpec::default()
     }
 }
 
@@ -103,4 +104,25 @@ fn a_disk_that_can_only_be_read_is_refused_with_the_way_out() {
     assert_eq!(error.kind, ErrorKind::Denied);
     assert!(error.message.contains("cannot be written"), "{error}");
     assert!(error.remedy.unwrap().contains("',ro'"));
+}
+
+#[test]
+fn a_qcow2_image_is_refused_unless_the_user_says_that_it_is_a_raw_disk() {
+    let files = tempfile::tempdir().unwrap();
+    let image = files.path().join("image");
+    let mut bytes = vec![0; 4096];
+    std::fs::write(&image, &bytes).unwrap();
+    let mut disk = disk(image.clone());
+    check_disk(&disk).unwrap();
+    bytes[..4].copy_from_slice(b"QFI\xfb");
+    std::fs::write(&image, &bytes).unwrap();
+    let error = check_disk(&disk).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Usage);
+    let remedy = error.remedy.unwrap();
+    assert!(
+        remedy.contains("qemu-img") && remedy.contains(",raw"),
+        "{remedy}"
+    );
+    disk.is_surely_raw = true;
+    check_disk(&disk).unwrap();
 }

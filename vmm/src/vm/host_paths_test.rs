@@ -8,6 +8,7 @@ fn disk(path: &str, read_only: bool) -> DiskSpec {
     DiskSpec {
         path: path.into(),
         read_only,
+        ..DiskSpec::default()
     }
 }
 

@@ -173,6 +173,7 @@ fn errors_of_machines_kvm_and_devices() {
         B::Io { .. } => B::Io { path: path(), op, source: os(libc::ENOENT) }, NotFound;
         B::NotADisk { .. } => B::NotADisk { path: path() }, Usage;
         B::Size { .. } => B::Size { path: path(), size_bytes: 1 }, Usage;
+        B::Qcow2 { .. } => B::Qcow2 { path: path() }, Usage;
         B::InUse { .. } => B::InUse { path: path() }, Refused;
         B::NotWritable { .. } =>
             B::NotWritable { path: path(), source: os(libc::EROFS) }, Denied;

@@ -11,8 +11,9 @@ use super::{
     build::{Builder, Prepared},
     error::cow_error,
     given::check_paths,
+    in_place::{self, Outcome},
     options::{TakenListener, agent_path},
-    rewind::{Asker, Rewinding},
+    rewind::{Asker, Rewinding, WantedRewind},
     running::RunningVm,
     standby::StandingBy,
     supervisor::Supervisor,
@@ -44,13 +45,14 @@ pub(super) fn live(
     check_paths(pool, &source, &options)?;
     let vsock = options.vsock.as_deref();
     let (agent, vsock_socket) = guest_sockets(options.vsock_sockets, vsock, supervisor)?;
+    let agent = agent.map(Arc::new);
     let mut builder = Builder {
         name: &options.name,
         pool,
         vsock,
         vsock_socket,
         files: options.files.map_or_else(OnceCell::new, OnceCell::from),
-        agent: agent.as_ref(),
+        agent: agent.as_deref(),
         dirty_log: options.dirty_log,
         techniques: options.techniques,
         cleaner: Arc::new(Cleaner::new(Arc::clone(pool))),
@@ -88,8 +90,12 @@ pub(super) fn live(
             wait_for_entry(&vm, paused);
             asker.done(builder.name, paused);
         }
-        let mut ended = supervisor.wait(&vm);
+        let mut ended = wait(supervisor, &vm, &builder, agent.as_ref());
         let must_end = begin_to_end(&mut ended, &vm, supervisor);
+        if let Ended::Stuck = ended {
+            supervisor.install(None);
+            return leave_running(vm, ended, supervisor);
+        }
         let spec = vm.spec.clone();
         let stopped = stop_machine(&vm, || must_end || supervisor.is_to_end());
         supervisor.install(None);
@@ -103,6 +109,7 @@ pub(super) fn live(
                 builder.files.get().iter().for_each(|files| files.settle());
                 return exit;
             }
+            Ended::Stuck => unreachable!("left above"),
             // The same machine from its kernel, with empty memory.
             Ended::Reboot => (Next::Start(VmSource::Boot(spec)), false),
             Ended::Rewind(rewinding) => {
@@ -263,8 +270,46 @@ pub(super) enum Ended {
     Exit(Result<VmExit, VmError>),
     /// The guest reboots.
     Reboot,
-    /// The VM goes back to a snapshot.
+    /// The VM goes back to a snapshot, in a machine that is built anew.
     Rewind(Box<Rewinding>),
+    /// The VM ends, and a thread that uses it waits for memory.
+    Stuck,
+}
+
+/// End of a wait for a machine.
+pub(super) enum Waited {
+    /// The machine ends.
+    End(Ended),
+    /// The VM is to go back to a snapshot.
+    Rewind(Box<WantedRewind>),
+}
+
+/// Waits for the end of a machine. Takes it back to snapshots meanwhile.
+fn wait(
+    supervisor: &Arc<Supervisor>,
+    vm: &Arc<RunningVm>,
+    builder: &Builder<'_>,
+    agent: Option<&Arc<AgentLink>>,
+) -> Ended {
+    loop {
+        let wanted = match supervisor.wait(vm) {
+            Waited::End(ended) => return ended,
+            Waited::Rewind(wanted) => wanted,
+        };
+        let way = match builder.techniques.rewind_in_place {
+            true => in_place::rewind(vm, &wanted, supervisor, agent),
+            false => Outcome::Anew,
+        };
+        match way {
+            Outcome::Done => {}
+            Outcome::Lost(rewinding) => return Ended::Rewind(rewinding),
+            Outcome::Stuck => return Ended::Stuck,
+            Outcome::Anew => match vm.prepare_anew(supervisor, &wanted) {
+                Ok(rewinding) => return Ended::Rewind(Box::new(rewinding)),
+                Err(error) => wanted.asker.answer(Err(error)),
+            },
+        }
+    }
 }
 
 /// Source of the next machine.
@@ -291,7 +336,8 @@ impl Next {
                 let Rewinding {
                     read, spec, asker, ..
                 } = *rewinding;
-                match builder.build_back(read, spec, console).and_then(started) {
+                let built = read.and_then(|read| builder.build_back(read, spec, console));
+                match built.and_then(started) {
                     Ok(vm) => Ok((vm, Some(asker))),
                     Err(error) => Err(asker.failed(builder.name, &error)),
                 }

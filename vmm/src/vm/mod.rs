@@ -7,11 +7,13 @@
 mod ahead;
 mod audit;
 mod build;
+mod episode;
 mod error;
 mod given;
 mod handle;
 mod host;
 mod host_paths;
+mod in_place;
 #[cfg(test)]
 mod kinds_test;
 mod life;
@@ -27,6 +29,7 @@ mod supervisor;
 
 pub use ahead::open_ahead;
 pub use build::Builder;
+pub use episode::Episode;
 pub use given::{KernelKind, check_disk, check_kernel, check_machine};
 pub use handle::Vm;
 pub use host::{check_host, check_kvm, check_userfaultfd};

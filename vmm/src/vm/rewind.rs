@@ -1,12 +1,16 @@
 //! A VM goes back to a snapshot and stays the same VM: its name, process and sockets are those that
 //! it had.
 //!
-//! As when the guest reboots, the machine is stopped and another is built in its place. What can
-//! fail because of the snapshot fails before: it is read, checked and pinned, by the holder of
-//! the VM to come, while the guest still runs.
+//! The thread that builds VMs does it, so that no event of the machine comes in between. As a rule
+//! the machine stays ([`in_place`](super::in_place)). If it cannot take the state over, it is
+//! stopped and another is built in its place, as when the guest reboots. What can fail because of
+//! the snapshot fails before: it is read, checked and pinned while the guest still runs.
 
 use std::{
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
     time::Instant,
 };
 
@@ -21,8 +25,15 @@ use crate::{
 };
 
 /// A rewind that was asked for, for the thread that builds VMs.
+pub(super) struct WantedRewind {
+    pub request: RewindRequest,
+    pub asker: Asker,
+}
+
+/// A rewind for which the machine is to be built anew.
 pub(super) struct Rewinding {
-    pub read: ReadSnapshot,
+    /// The snapshot; the reason why there is none if the machine cannot run on either.
+    pub read: Result<ReadSnapshot, VmError>,
     /// The VM's machine. It keeps its files: those that the snapshot names are not opened.
     pub spec: VmSpec,
     /// The VM was paused, and is to be.
@@ -31,30 +42,62 @@ pub(super) struct Rewinding {
 }
 
 /// The caller that waits for the end of a rewind.
+#[derive(Clone)]
 pub(super) struct Asker {
     asked: Instant,
     stopped: Instant,
+    /// Name of the snapshot, when it is chosen.
     snapshot: String,
     answer: Sender<Result<RewindReport, VmError>>,
 }
 
 impl Asker {
+    /// Someone who asks now for a rewind, and gets the answer.
+    fn new(asked: Instant) -> (Self, Receiver<Result<RewindReport, VmError>>) {
+        let (answer, answered) = channel();
+        let asker = Self {
+            asked,
+            stopped: asked,
+            snapshot: String::new(),
+            answer,
+        };
+        (asker, answered)
+    }
+
+    /// The snapshot is chosen.
+    pub fn to(self, snapshot: &str) -> Self {
+        Self {
+            snapshot: snapshot.to_owned(),
+            ..self
+        }
+    }
+
     /// Notes that there is no guest from now on.
     pub fn stopping(&mut self) {
         self.stopped = Instant::now();
     }
 
-    /// The VM is at the snapshot.
+    /// The VM is at the snapshot, in a machine that was built anew.
     pub fn done(self, vm: &str, paused: bool) {
         let report = RewindReport {
             vm: vm.to_owned(),
             total_us: micros(self.asked),
             stopped_us: micros(self.stopped),
-            snapshot: self.snapshot,
+            snapshot: self.snapshot.clone(),
             paused,
+            phases: Vec::new(),
         };
-        // Whoever asked may be gone.
-        let _ = self.answer.send(Ok(report));
+        self.answer(Ok(report));
+    }
+
+    /// Time at which the rewind was asked for.
+    pub fn asked(&self) -> Instant {
+        self.asked
+    }
+
+    /// Gives the answer. Whoever asked may be gone.
+    pub fn answer(self, answer: Result<RewindReport, VmError>) {
+        let _ = self.answer.send(answer);
     }
 
     /// The VM could not be built. What it was at is lost, the snapshot is not.
@@ -70,7 +113,7 @@ impl Asker {
             "remove the cause, then run 'nvvmm restore {} --name {vm}'",
             self.snapshot
         ));
-        let _ = self.answer.send(Err(lost.clone()));
+        self.answer(Err(lost.clone()));
         lost
     }
 }
@@ -83,19 +126,11 @@ impl Supervisor {
         if vm.faults.is_stuck() {
             return Err(vm.no_space());
         }
-        // A ring commits nothing meanwhile: the checkpoint that is chosen is there to be pinned.
-        let operation = vm.operation_unless_stuck()?;
-        let (snapshot, stale_disks) = self.wanted(&vm, request)?;
-        let (rewinding, answer) = vm.rewind_to(self.name(), &snapshot, asked)?;
-        drop(operation);
-        let look = !stale_disks && vm.spec.disks().next().is_some();
-        let still = look
-            .then(|| vm.stand_still_unless_written(&rewinding.read.saved, &snapshot))
-            .transpose()?;
-        self.ask_for_rewind(rewinding)?;
-        if let Some(still) = still {
-            still.keep();
-        }
+        let (asker, answer) = Asker::new(asked);
+        self.ask_for_rewind(WantedRewind {
+            request: request.clone(),
+            asker,
+        })?;
         vm.machine.interrupter().interrupt();
         drop(vm);
         answer.recv().unwrap_or_else(|_| {
@@ -109,7 +144,12 @@ impl Supervisor {
 
 impl Supervisor {
     /// The name of the snapshot that is asked for, and if it is gone back to with stale disks.
-    fn wanted(&self, vm: &RunningVm, request: &RewindRequest) -> Result<(String, bool), VmError> {
+    /// The VM's operations are locked until the snapshot is pinned: a ring removes none meanwhile.
+    pub(super) fn wanted(
+        &self,
+        vm: &RunningVm,
+        request: &RewindRequest,
+    ) -> Result<(String, bool), VmError> {
         match request {
             RewindRequest::To { name, stale_disks } => Ok((name.clone(), *stale_disks)),
             RewindRequest::Back {
@@ -154,41 +194,60 @@ fn number_back(members: &[Member], vm: &str, back: usize) -> Result<String, VmEr
 }
 
 impl RunningVm {
-    fn rewind_to(
-        &self,
-        name: &str,
-        snapshot: &str,
-        asked: Instant,
-    ) -> Result<(Rewinding, Receiver<Result<RewindReport, VmError>>), VmError> {
-        let refuse = |why: String, remedy: &str| {
-            Err(VmError::new(ErrorKind::Refused, why).with_remedy(remedy))
-        };
-        if self.seen().ending {
-            return refuse("the VM is ending".into(), "'nvvmm restore' the snapshot");
-        }
-        let read = ReadSnapshot::read(self.holder.pool(), name, snapshot)?;
-        if !is_same_machine(&read.saved.spec, &self.spec) {
-            return refuse(
-                format!(
-                    "the machine of '{snapshot}' has other CPUs, memory or devices than this VM"
-                ),
-                "restore it as a new VM",
-            );
-        }
+    /// Prepares a rewind for which the machine is built anew: the guest runs until this returns,
+    /// and with disks it stands still then.
+    ///
+    /// # Errors
+    /// The VM is not rewound, and goes on.
+    pub(super) fn prepare_anew(
+        self: &Arc<Self>,
+        supervisor: &Supervisor,
+        wanted: &WantedRewind,
+    ) -> Result<Rewinding, VmError> {
+        self.refuse_if_ending()?;
+        let operation = self.operation_unless_stuck()?;
+        let (snapshot, stale_disks) = supervisor.wanted(self, &wanted.request)?;
+        let snapshot = &snapshot;
+        let read = ReadSnapshot::read(self.holder.pool(), supervisor.name(), snapshot)?;
+        drop(operation);
+        self.refuse_other_machine(&read.saved.spec, snapshot)?;
         read.check_map()?;
-        let (answer, answered) = channel();
-        let rewinding = Rewinding {
-            read,
+        let paused = self.machine.is_held(Hold::Pause);
+        if !stale_disks && self.spec.disks().next().is_some() {
+            self.stand_still_unless_written(&read.saved, snapshot)?
+                .keep();
+        }
+        Ok(Rewinding {
+            read: Ok(read),
             spec: self.spec.clone(),
-            paused: self.machine.is_held(Hold::Pause),
-            asker: Asker {
-                asked,
-                stopped: asked,
-                snapshot: snapshot.to_owned(),
-                answer,
-            },
-        };
-        Ok((rewinding, answered))
+            paused,
+            asker: wanted.asker.clone().to(snapshot),
+        })
+    }
+
+    /// Refuses a rewind of a VM that is about to end.
+    pub(super) fn refuse_if_ending(&self) -> Result<(), VmError> {
+        if self.seen().ending {
+            return Err(VmError::new(ErrorKind::Refused, "the VM is ending")
+                .with_remedy("'nvvmm restore' the snapshot"));
+        }
+        Ok(())
+    }
+
+    /// Refuses a snapshot of a machine with other parts than this one.
+    pub(super) fn refuse_other_machine(
+        &self,
+        saved: &VmSpec,
+        snapshot: &str,
+    ) -> Result<(), VmError> {
+        if is_same_machine(saved, &self.spec) {
+            return Ok(());
+        }
+        Err(VmError::new(
+            ErrorKind::Refused,
+            format!("the machine of '{snapshot}' has other CPUs, memory or devices than this VM"),
+        )
+        .with_remedy("restore it as a new VM"))
     }
 }
 

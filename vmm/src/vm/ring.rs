@@ -109,7 +109,8 @@ impl Supervisor {
     fn own(&self, vm: &RunningVm) -> OwnCheckpoints {
         let own = *self.own.lock().unwrap_or_else(PoisonError::into_inner);
         // The VM as it was started, and as it was rewound last.
-        let origins = [self.origin(), &vm.origin].map(|origin| match origin {
+        let episode = vm.episode();
+        let origins = [self.origin(), &episode.origin].map(|origin| match origin {
             VmOrigin::Snapshot { name } => Some(name.as_str()),
             VmOrigin::Boot { .. } => None,
         });

@@ -6,21 +6,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nvvmm_devices::virtio::DiskBackend;
 use nvvmm_snapshot::{Holder, LockWait, SnapshotId};
 
 use super::{
     VmError,
+    episode::Episode,
     error::{kind_of_lack, machine_error, no_thread, take_error},
     process::ProcessWork,
     stale_disks,
 };
 use crate::{
     checkpoint::{
-        self, Cleaner, Digests, Pending, SnapshotCounters, TakeError, Taken, Taking,
-        phases::{micros, micros_of},
+        self, Cleaner, Digests, Pending, TakeError, Taken, Taking,
+        phases::micros,
         report::{PhaseTime, RestoreReport, SnapshotReport},
     },
-    control::{SnapshotRequest, VmOrigin, VmState, VmStatus},
+    control::{ResizedDisk, SnapshotRequest, VmState, VmStatus},
     cow::{CowEngine, FaultThread, Lack},
     error::ErrorKind,
     machine::{Hold, Machine},
@@ -50,16 +52,12 @@ pub struct RunningVm {
     pub holder: Arc<Holder>,
     /// The machine's parts.
     pub spec: VmSpec,
-    /// Kernel or snapshot that the VM came from.
-    pub origin: VmOrigin,
     /// Says why the VM ends when its guest reboots, if it does.
     pub reboot_notice: Option<String>,
-    /// Counts of snapshots and of what they did.
-    pub snapshots: SnapshotCounters,
     /// KVM's dirty log is on, for [`RunningVm::audit`].
     pub dirty_log: bool,
-    /// Time at which the restore began, and its report.
-    pub restore: Mutex<Option<(Instant, RestoreReport)>>,
+    /// Facts since the guest started last.
+    pub(super) episode: Mutex<Arc<Episode>>,
     /// Locked while something is done to the VM: one thing at a time.
     pub(super) operation: Mutex<Operation>,
     /// Never held while anything is waited for.
@@ -176,6 +174,17 @@ impl RunningVm {
         }
         self.machine.resume_vcpus(Hold::Pause);
         Ok(())
+    }
+
+    /// Finds the sizes of the disks anew, and tells the guest.
+    pub fn measure_disks(&self) -> Result<Vec<ResizedDisk>, VmError> {
+        let _operation = self.operation_unless_stuck()?;
+        let resized = self.machine.measure_disks().map_err(machine_error)?;
+        let resized = resized.into_iter().map(|disk| ResizedDisk {
+            path: disk.path().to_owned(),
+            size_bytes: disk.size_bytes(),
+        });
+        Ok(resized.collect())
     }
 
     /// Waits for the operation under way, unless it waits for space, or the guest does.
@@ -304,7 +313,7 @@ impl RunningVm {
             stop,
             audited: self.dirty_log && !self.engine.needs_write_log(),
             outside_disks: stale_disks::outside(self.machine.disks()),
-            counters: &self.snapshots,
+            counters: &self.episode().snapshots,
         })
         .map_err(take_error)?;
         taken.report.held_us_max = self.faults.longest_held().watched_us();
@@ -380,14 +389,15 @@ impl RunningVm {
     /// Counters so far.
     pub fn stats(&self, name: &str, uptime_ms: u64) -> VmStats {
         let ram = self.engine.counters_now(&*self.machine);
+        let episode = self.episode();
         VmStats {
             name: name.to_owned(),
             uptime_ms,
             ram: ram.unwrap_or_else(|_| self.engine.counters()),
-            kernel_calls: self.engine.kernel_calls(),
-            fault_latency: self.faults.latency(),
+            kernel_calls: episode.kernel_calls(&*self.engine),
+            fault_latency: episode.fault_latency(&self.faults),
             held_us_max: self.faults.longest_held().all_us(),
-            snapshots: self.snapshots.stats(),
+            snapshots: episode.snapshots.stats(),
             pool: self.holder.pool().writes(),
         }
     }
@@ -409,12 +419,25 @@ impl RunningVm {
 
     /// The report of the restore, once the guest has run.
     pub fn restore_report(&self) -> Option<RestoreReport> {
-        let mut restore = self.restore.lock().unwrap_or_else(PoisonError::into_inner);
-        let (started, report) = restore.as_mut()?;
-        if let Some(entry) = self.machine.first_entry() {
-            report.first_instruction_us = micros_of(entry.saturating_duration_since(*started));
-        }
-        Some(report.clone())
+        self.episode().restore_report(self.machine.first_entry())
+    }
+
+    /// Has the VM be one whose restore began then, with this report: for those who restore a VM by
+    /// other means.
+    pub fn note_restore(&self, started: Instant, report: RestoreReport) {
+        let origin = self.episode().origin.clone();
+        self.begin_episode(Episode::first(origin, Some((started, report))));
+    }
+
+    /// Facts begin anew.
+    pub(super) fn begin_episode(&self, episode: Episode) {
+        *self.episode.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(episode);
+    }
+
+    /// Facts since the guest started last.
+    pub fn episode(&self) -> Arc<Episode> {
+        let episode = self.episode.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&episode)
     }
 }
 

@@ -185,13 +185,26 @@ impl RunningVm {
             vm: Arc::clone(self),
             is_kept: false,
         };
+        self.refuse_written_disks(saved, snapshot).map(|()| still)
+    }
+
+    /// Refuses a rewind to before a write to a disk. The guest stands still.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] when a disk was written after the snapshot, or nothing can be told of
+    /// it.
+    pub(super) fn refuse_written_disks(
+        &self,
+        saved: &SavedVm,
+        snapshot: &str,
+    ) -> Result<(), VmError> {
         let found = judge(saved, Given::BySnapshot, self.machine.disks());
         if let Some(untold) = found.notes.first() {
             return Err(VmError::new(ErrorKind::Refused, untold.clone())
                 .with_remedy(rewind_remedy(snapshot)));
         }
         match found.refused.is_empty() {
-            true => Ok(still),
+            true => Ok(()),
             false => Err(refusal(snapshot, &found.refused).with_remedy(rewind_remedy(snapshot))),
         }
     }

@@ -77,6 +77,7 @@ fn given(files: &Files, name: &str) -> RestoreOptions {
         disks: Some(vec![DiskSpec {
             path: files.path(name),
             read_only: false,
+            ..DiskSpec::default()
         }]),
         ..RestoreOptions::from("full")
     }

@@ -14,18 +14,18 @@ use nvvmm_snapshot::Pool;
 use super::{
     VmError, VmExit, VmOptions, VmSource,
     error::machine_error,
-    life::Ended,
+    life::{Ended, Waited},
     process::{self, RestartFailed},
     reboots::Reboots,
-    rewind::Rewinding,
+    rewind::WantedRewind,
     running::RunningVm,
     standby::{Standby, Taken},
 };
 use crate::{
     checkpoint::report::{AuditReport, GuestClock, SnapshotReport},
     control::{
-        CaptureRequest, RestartRequest, RewindRequest, RingRequest, SandboxStatus, SnapshotRequest,
-        TakeRequest, VmControl, VmOrigin, VmState, VmStatus,
+        CaptureRequest, ResizedDisk, RestartRequest, RewindRequest, RingRequest, SandboxStatus,
+        SnapshotRequest, TakeRequest, VmControl, VmOrigin, VmState, VmStatus,
     },
     cow::Lack,
     error::ErrorKind,
@@ -58,7 +58,7 @@ pub(super) struct Supervisor {
     changing: AtomicBool,
     /// The VM has ended.
     ended: AtomicBool,
-    rewind: Mutex<Option<Box<Rewinding>>>,
+    rewind: Mutex<Option<Box<WantedRewind>>>,
     ring: Mutex<Option<Ring>>,
     /// The checkpoints of this VM's name that are its own.
     pub(super) own: Mutex<OwnCheckpoints>,
@@ -198,18 +198,18 @@ impl Supervisor {
     }
 
     /// Has the VM rewound, by the thread that builds it.
-    pub fn ask_for_rewind(&self, rewinding: Rewinding) -> Result<(), VmError> {
+    pub fn ask_for_rewind(&self, wanted: WantedRewind) -> Result<(), VmError> {
         let mut rewind = self.rewind.lock().unwrap_or_else(PoisonError::into_inner);
         if rewind.is_some() || self.is_changing() {
             return Err(VmError::new(ErrorKind::Refused, "the VM is being rebuilt")
                 .with_remedy("try again in a moment"));
         }
-        *rewind = Some(Box::new(rewinding));
+        *rewind = Some(Box::new(wanted));
         Ok(())
     }
 
     /// The rewind that was asked for, if one was.
-    pub fn asked_rewind(&self) -> Option<Box<Rewinding>> {
+    pub fn asked_rewind(&self) -> Option<Box<WantedRewind>> {
         self.rewind
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -292,27 +292,30 @@ impl Supervisor {
         Ended::Reboot
     }
 
-    /// Blocks until the VM ends, or is to be built anew.
-    pub fn wait(&self, vm: &RunningVm) -> Ended {
+    /// Blocks until the machine ends, or the VM is to be rewound.
+    pub fn wait(&self, vm: &RunningVm) -> Waited {
         loop {
             if let Some(exit) = self.exit().take() {
-                return Ended::Exit(exit);
+                return Waited::End(Ended::Exit(exit));
             }
-            if let Some(rewinding) = self.asked_rewind() {
-                return Ended::Rewind(rewinding);
+            if let Some(wanted) = self.asked_rewind() {
+                return Waited::Rewind(wanted);
             }
             match vm.machine.wait_event() {
-                MachineEvent::PoweredOff => return Ended::Exit(Ok(VmExit::PoweredOff)),
-                MachineEvent::Reset => return self.reset(VmExit::Rebooted, true),
+                MachineEvent::PoweredOff => {
+                    return Waited::End(Ended::Exit(Ok(VmExit::PoweredOff)));
+                }
+                MachineEvent::Reset => {
+                    return Waited::End(self.reset(VmExit::Rebooted, true));
+                }
                 MachineEvent::TripleFault { vcpu, what, resets } => {
                     let what = format!("vCPU {vcpu} cannot go on: {what}");
                     tracing::warn!("{what}");
-                    return self.reset(VmExit::TripleFault { what }, resets);
+                    return Waited::End(self.reset(VmExit::TripleFault { what }, resets));
                 }
                 MachineEvent::Failed { vcpu, what } => {
-                    return Ended::Exit(Err(VmError::failed(format!(
-                        "vCPU {vcpu} cannot go on: {what}"
-                    ))));
+                    let error = VmError::failed(format!("vCPU {vcpu} cannot go on: {what}"));
+                    return Waited::End(Ended::Exit(Err(error)));
                 }
                 // Perhaps the guest has let go of a window.
                 MachineEvent::Interrupted => {
@@ -361,7 +364,7 @@ impl VmControl for Supervisor {
         if let Some(vm) = self.vm() {
             status.vcpus = vm.spec.vcpus;
             status.memory_bytes = vm.spec.memory_bytes;
-            status.origin = vm.origin.clone();
+            status.origin = vm.episode().origin.clone();
             status.disks = vm.spec.disks().cloned().collect();
             let counters = vm.engine.counters_now(&*vm.machine);
             status.ram = counters.unwrap_or_else(|_| vm.engine.counters());
@@ -408,6 +411,10 @@ impl VmControl for Supervisor {
     fn stop(&self) -> Result<(), VmError> {
         self.end(Ok(VmExit::Stopped));
         Ok(())
+    }
+
+    fn measure_disks(&self) -> Result<Vec<ResizedDisk>, VmError> {
+        self.running()?.measure_disks()
     }
 
     fn audit(&self) -> Result<AuditReport, VmError> {

@@ -10,10 +10,9 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use vm_memory::VolatileSlice;
-use vm_memory::bitmap::BitmapSlice;
 
 use super::block_test::{DATA, FLUSH, IOERR, OK, request};
-use super::{Block, DiskBackend};
+use super::{Block, DiskBackend, DiskError, DiskLimits};
 use crate::Device;
 use crate::virtio::test_driver::{BUFFERS, Driver};
 use crate::virtio::worker::Signals;
@@ -24,24 +23,28 @@ struct Memory {
     flushes: AtomicU32,
 }
 
-impl DiskBackend for Arc<Memory> {
+impl DiskBackend for Memory {
     fn size_bytes(&self) -> u64 {
         self.bytes.lock().unwrap().len() as u64
+    }
+
+    fn find_size(&self) -> io::Result<u64> {
+        Ok(self.size_bytes())
     }
 
     fn is_read_only(&self) -> bool {
         false
     }
 
+    fn limits(&self) -> DiskLimits {
+        DiskLimits::USUAL
+    }
+
     fn name(&self) -> String {
         "memory".to_owned()
     }
 
-    fn read_at<B: BitmapSlice>(
-        &self,
-        slices: &[VolatileSlice<'_, B>],
-        offset_bytes: u64,
-    ) -> io::Result<()> {
+    fn read_at(&self, slices: &[VolatileSlice<'_>], offset_bytes: u64) -> Result<(), DiskError> {
         let bytes = self.bytes.lock().unwrap();
         let mut rest = &bytes[offset_bytes as usize..];
         for slice in slices {
@@ -51,11 +54,7 @@ impl DiskBackend for Arc<Memory> {
         Ok(())
     }
 
-    fn write_at<B: BitmapSlice>(
-        &self,
-        slices: &[VolatileSlice<'_, B>],
-        offset_bytes: u64,
-    ) -> io::Result<()> {
+    fn write_at(&self, slices: &[VolatileSlice<'_>], offset_bytes: u64) -> Result<(), DiskError> {
         let mut bytes = self.bytes.lock().unwrap();
         let mut rest = &mut bytes[offset_bytes as usize..];
         for slice in slices {
@@ -66,8 +65,17 @@ impl DiskBackend for Arc<Memory> {
         Ok(())
     }
 
-    fn flush(&self) -> io::Result<()> {
+    fn flush(&self) -> Result<(), DiskError> {
         self.flushes.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn discard(&self, _: u64, _: u64) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, _: bool) -> Result<(), DiskError> {
+        self.bytes.lock().unwrap()[offset as usize..][..len as usize].fill(0);
         Ok(())
     }
 }
@@ -100,20 +108,28 @@ struct Slow {
     first: Mutex<Option<(Sender<()>, Arc<Signals>)>>,
 }
 
-impl DiskBackend for Arc<Slow> {
+impl DiskBackend for Slow {
     fn size_bytes(&self) -> u64 {
         1 << 20
+    }
+
+    fn find_size(&self) -> io::Result<u64> {
+        Ok(self.size_bytes())
     }
 
     fn is_read_only(&self) -> bool {
         true
     }
 
+    fn limits(&self) -> DiskLimits {
+        DiskLimits::USUAL
+    }
+
     fn name(&self) -> String {
         "slow".to_owned()
     }
 
-    fn read_at<B: BitmapSlice>(&self, _: &[VolatileSlice<'_, B>], _: u64) -> io::Result<()> {
+    fn read_at(&self, _: &[VolatileSlice<'_>], _: u64) -> Result<(), DiskError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         if let Some((began, signals)) = self.first.lock().unwrap().take() {
             began.send(()).unwrap();
@@ -124,11 +140,19 @@ impl DiskBackend for Arc<Slow> {
         Ok(())
     }
 
-    fn write_at<B: BitmapSlice>(&self, _: &[VolatileSlice<'_, B>], _: u64) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn write_at(&self, _: &[VolatileSlice<'_>], _: u64) -> Result<(), DiskError> {
+        Err(io::Error::from(io::ErrorKind::Unsupported).into())
     }
 
-    fn flush(&self) -> io::Result<()> {
+    fn flush(&self) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    fn discard(&self, _: u64, _: u64) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    fn write_zeroes(&self, _: u64, _: u64, _: bool) -> Result<(), DiskError> {
         Ok(())
     }
 }

@@ -123,9 +123,14 @@ impl Marking {
         if self.is_fresh.load(Ordering::SeqCst) {
             return Ok(());
         }
+        // Locked all the while: two writers at a time must not leave another mark here than there.
+        let mut mark = self.mark();
+        if self.is_fresh.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         let set = new_mark().and_then(|fresh| {
             sys::set_attribute(file, ATTRIBUTE, fresh.as_bytes())?;
-            *self.mark() = Some(fresh);
+            *mark = Some(fresh);
             Ok(())
         });
         match set {

@@ -1,29 +1,34 @@
 //! virtio-block (Virtio 1.2 section 5.2). The storage is a [`DiskBackend`]; [`RawDisk`] is one on a
 //! raw image file.
 //!
-//! Requests are carried out one after the other in the event thread. A snapshot holds the device's
-//! state, not the disk's content. A restored VM needs a disk with the content of that instant, for
-//! example a copy of the image that was made while the VM was paused. Every clone needs its own.
+//! Requests are carried out one after the other in the event thread, whatever their queue. A
+//! snapshot holds the device's state, not the disk's content. A restored VM needs a disk with the
+//! content of that instant, for example a copy of the image that was made while the VM was paused.
+//! Every clone needs its own.
 
 mod backend;
+mod config;
 mod content;
+mod rate;
 mod raw;
 mod request;
 mod spec;
 
+use std::io;
+use std::os::fd::RawFd;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
-};
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::GuestMemory;
 
-pub use self::backend::{DiskBackend, SECTOR_BYTES};
+pub use self::backend::{DiskBackend, DiskError, DiskLimits, SECTOR_BYTES};
+use self::config::{CONFIG_BYTES, QUEUE_SIZE};
 pub use self::content::{ContentStamp, Since};
+pub use self::rate::DiskRate;
+use self::rate::Throttle;
 pub use self::raw::{BlockError, RawDisk};
-use self::request::ID_BYTES;
+use self::request::{ID_BYTES, Request, Target};
 pub use self::spec::DiskSpec;
 use super::chain::{Chain, ChainError};
 use super::device::{Served, VirtioDevice, read_fields};
@@ -31,10 +36,8 @@ use crate::lifecycle::{LifecycleError, SavedDevice};
 
 const KIND: &str = "virtio-block";
 const VERSION: u16 = 1;
-const QUEUE_SIZE: u16 = 256;
-const QUEUE_SIZES: [u16; 1] = [QUEUE_SIZE];
-/// Data buffers of one request: a chain has room for the header and the status beside them.
-const SEGMENTS_MAX: u32 = QUEUE_SIZE as u32 - 2;
+/// Most queues of one disk: as many as a machine has vCPUs.
+const QUEUES_MAX: usize = 64;
 
 /// Options for opening a raw disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,10 +52,12 @@ pub struct BlockOptions {
 pub struct Block<D = RawDisk> {
     disk: D,
     id: [u8; ID_BYTES],
-    fields: [u8; 24],
-    /// The driver sends flushes. One that does not expects every write to be stable when it is
-    /// done (section 5.2.5.2).
-    writeback: bool,
+    fields: [u8; CONFIG_BYTES],
+    queue_sizes: Vec<u16>,
+    /// Features that the driver has accepted; none before it is ready. A driver without flushes
+    /// expects every write to be stable when it is done (section 5.2.5.2).
+    driver_features: u64,
+    throttle: Option<Throttle>,
 }
 
 /// State of [`Block`]. Size and mode must be those of the disk that it is restored with.
@@ -78,19 +83,47 @@ impl Block<RawDisk> {
 }
 
 impl<D: DiskBackend> Block<D> {
-    /// A disk on `disk`, with a serial number that is cut off after 20 bytes.
+    /// A disk on `disk` with one queue, and a serial number that is cut off after 20 bytes.
     pub fn new(disk: D, serial: &str) -> Self {
         let mut id = [0; ID_BYTES];
-        let serial = serial.as_bytes();
-        let len = serial.len().min(ID_BYTES);
-        id[..len].copy_from_slice(&serial[..len]);
-        let fields = config_fields(&disk);
+        let ends = (0..=ID_BYTES).rev();
+        let len = { ends }
+            .find(|&end| serial.is_char_boundary(end))
+            .unwrap_or(0);
+        id[..len].copy_from_slice(&serial.as_bytes()[..len]);
+        let fields = config::fields(&disk, 1);
         Self {
             disk,
             id,
             fields,
-            writeback: false,
+            queue_sizes: vec![QUEUE_SIZE],
+            driver_features: 0,
+            throttle: None,
         }
+    }
+
+    /// Gives it `queues` queues, of which a guest uses one for each of its CPUs.
+    #[must_use]
+    pub fn with_queues(mut self, queues: usize) -> Self {
+        self.set_queues(queues.clamp(1, QUEUES_MAX));
+        self
+    }
+
+    /// Limits what the guest does with it.
+    ///
+    /// # Errors
+    /// The host has no timer for it.
+    pub fn with_rate(mut self, rate: DiskRate) -> io::Result<Self> {
+        self.throttle = match rate.is_none() {
+            true => None,
+            false => Some(Throttle::new(rate)?),
+        };
+        Ok(self)
+    }
+
+    fn set_queues(&mut self, queues: usize) {
+        self.queue_sizes = vec![QUEUE_SIZE; queues];
+        self.fields = config::fields(&self.disk, queues as u16);
     }
 
     fn rejected(instance: &str, reason: String) -> LifecycleError {
@@ -100,15 +133,6 @@ impl<D: DiskBackend> Block<D> {
             reason,
         }
     }
-}
-
-/// The start of `struct virtio_blk_config`: capacity, size_max, seg_max, geometry, blk_size.
-fn config_fields(disk: &impl DiskBackend) -> [u8; 24] {
-    let mut fields = [0; 24];
-    fields[0..8].copy_from_slice(&(disk.size_bytes() / SECTOR_BYTES).to_le_bytes());
-    fields[12..16].copy_from_slice(&SEGMENTS_MAX.to_le_bytes());
-    fields[20..24].copy_from_slice(&(SECTOR_BYTES as u32).to_le_bytes());
-    fields
 }
 
 impl<Mem: GuestMemory, D: DiskBackend> VirtioDevice<Mem> for Block<D> {
@@ -121,39 +145,70 @@ impl<Mem: GuestMemory, D: DiskBackend> VirtioDevice<Mem> for Block<D> {
     }
 
     fn features(&self) -> u64 {
-        let features =
-            (1 << VIRTIO_BLK_F_FLUSH) | (1 << VIRTIO_BLK_F_SEG_MAX) | (1 << VIRTIO_BLK_F_BLK_SIZE);
-        features
-            | if self.disk.is_read_only() {
-                1 << VIRTIO_BLK_F_RO
-            } else {
-                0
-            }
+        config::features(&self.disk)
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        &self.queue_sizes
+    }
+
+    fn take_queues(&mut self, count: usize) -> bool {
+        let fits = (1..=self.queue_sizes.len()).contains(&count);
+        if fits {
+            self.set_queues(count);
+        }
+        fits
     }
 
     fn read_config(&self, offset: u64, bytes: &mut [u8]) {
         read_fields(&self.fields, offset, bytes);
     }
 
-    fn activate(&mut self, driver_features: u64) {
-        self.writeback = driver_features & (1 << VIRTIO_BLK_F_FLUSH) != 0;
+    fn look_anew(&mut self) -> io::Result<bool> {
+        let before = self.fields;
+        self.disk.find_size()?;
+        self.fields = config::fields(&self.disk, self.queue_sizes.len() as u16);
+        Ok(self.fields != before)
     }
 
-    fn serve(
-        &mut self,
-        _queue_index: usize,
-        chain: Chain,
-        mem: &Mem,
-    ) -> Result<Served, ChainError> {
-        request::serve(&self.disk, &self.id, self.writeback, chain, mem).map(Served::Done)
+    fn activate(&mut self, driver_features: u64) {
+        self.driver_features = driver_features;
+    }
+
+    fn serve(&mut self, queue_index: usize, chain: Chain, mem: &Mem) -> Result<Served, ChainError> {
+        let target = Target {
+            disk: &self.disk,
+            id: &self.id,
+            features: self.driver_features,
+        };
+        let request = Request::read(&target, chain, mem)?;
+        if let (Some(throttle), Some(bytes)) = (&mut self.throttle, request.transfer_bytes())
+            && !throttle.admit(queue_index, bytes)
+        {
+            return Ok(Served::NotYet);
+        }
+        request.serve(&target, mem).map(Served::Done)
+    }
+
+    fn host_events(&self) -> Option<RawFd> {
+        self.throttle.as_ref().map(Throttle::events)
+    }
+
+    fn on_host_events(&mut self) {
+        if let Some(throttle) = &mut self.throttle {
+            throttle.on_timer();
+        }
+    }
+
+    fn take_wakes(&mut self) -> u64 {
+        self.throttle.as_mut().map_or(0, Throttle::take_wakes)
     }
 
     fn reset(&mut self) {
-        self.writeback = false;
+        self.driver_features = 0;
+        if let Some(throttle) = &mut self.throttle {
+            throttle.reset();
+        }
     }
 
     fn save(&self, instance: &str) -> Result<SavedDevice, LifecycleError> {
@@ -201,3 +256,5 @@ mod backend_test;
 #[cfg(test)]
 #[path = "block_test.rs"]
 mod block_test;
+#[cfg(test)]
+mod requests_test;

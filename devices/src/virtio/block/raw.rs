@@ -2,16 +2,23 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use vm_memory::VolatileSlice;
-use vm_memory::bitmap::BitmapSlice;
 
-use super::backend::{DiskBackend, SECTOR_BYTES};
+use super::backend::{DiskBackend, DiskError, DiskLimits, SECTOR_BYTES};
 use super::content::{ContentStamp, Marking};
 use crate::sys;
+use crate::sys::FileRange;
+
+/// First bytes of a qcow2 image.
+const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
+/// Zeros are written in pieces of this size where the file system cannot make them.
+const ZEROS_BYTES: usize = 64 << 10;
+static ZEROS: [u8; ZEROS_BYTES] = [0; ZEROS_BYTES];
 
 /// Reasons why a disk cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +59,12 @@ pub enum BlockError {
         /// Its size.
         size_bytes: u64,
     },
+    /// The image says that it is one in the format qcow2.
+    #[error("disk {path} is a qcow2 image, and disks are raw images", path = path.display())]
+    Qcow2 {
+        /// The image.
+        path: PathBuf,
+    },
     /// Another VM uses the image.
     #[error("disk {path} is in use by another VM", path = path.display())]
     InUse {
@@ -73,6 +86,10 @@ impl BlockError {
             Self::Size { .. } => {
                 Some("give a raw disk image (not qcow2), or pad it with 'truncate -s %512 FILE'")
             }
+            Self::Qcow2 { .. } => Some(
+                "convert it with 'qemu-img convert -O raw FILE FILE.raw'; or add ',raw' to its \
+                 path, if a guest has written these first bytes to its raw disk",
+            ),
             Self::InUse { .. } => {
                 Some("give each VM a copy of its own: two VMs on one writable disk destroy it")
             }
@@ -83,7 +100,7 @@ impl BlockError {
 /// An open, locked image: exclusively when it is writable, shared when it is read-only.
 pub struct RawDisk {
     image: Arc<Image>,
-    size_bytes: u64,
+    size_bytes: AtomicU64,
 }
 
 /// The open file, which the devices that follow each other in one VM have together.
@@ -137,7 +154,7 @@ impl RawDisk {
         };
         Ok(Self {
             image: Arc::new(image),
-            size_bytes,
+            size_bytes: AtomicU64::new(size_bytes),
         })
     }
 
@@ -152,10 +169,41 @@ impl RawDisk {
     /// # Errors
     /// [`BlockError::Size`], or [`BlockError::Io`] when the size cannot be found.
     pub fn reuse(&self) -> Result<Self, BlockError> {
+        let size_bytes = size_of(&self.image.file, &self.image.path)?;
         Ok(Self {
-            size_bytes: size_of(&self.image.file, &self.image.path)?,
+            size_bytes: AtomicU64::new(size_bytes),
             image: Arc::clone(&self.image),
         })
+    }
+
+    /// Checks that the image does not begin like one in the format qcow2. A raw disk may do so, if
+    /// its guest has written that.
+    ///
+    /// # Errors
+    /// [`BlockError::Qcow2`], or [`BlockError::Io`] when the image cannot be read.
+    pub fn check_is_raw(&self) -> Result<(), BlockError> {
+        let path = self.image.path.clone();
+        let mut found = [0; QCOW2_MAGIC.len()];
+        match self.image.file.read_exact_at(&mut found, 0) {
+            Err(source) => Err(BlockError::Io {
+                path,
+                op: "read",
+                source,
+            }),
+            Ok(()) if found == QCOW2_MAGIC => Err(BlockError::Qcow2 { path }),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Finds the size anew: the image may have been resized.
+    ///
+    /// # Errors
+    /// [`BlockError::Size`] for one that no disk can have, or [`BlockError::Io`]. The old size
+    /// stays then.
+    pub fn measure(&self) -> Result<u64, BlockError> {
+        let size_bytes = size_of(&self.image.file, &self.image.path)?;
+        self.size_bytes.store(size_bytes, Ordering::SeqCst);
+        Ok(size_bytes)
     }
 
     /// The content now, for a snapshot or to compare with one. Nothing may write meanwhile. `None`
@@ -221,41 +269,89 @@ fn size_of(mut file: &File, path: &Path) -> Result<u64, BlockError> {
     }
 }
 
+impl Image {
+    /// Writes zeros, in pieces.
+    fn fill_with_zeros(&self, range: FileRange) -> io::Result<()> {
+        let end = range.offset_bytes + range.len_bytes;
+        let mut at = range.offset_bytes;
+        while at < end {
+            let len = (end - at).min(ZEROS_BYTES as u64);
+            self.file.write_all_at(&ZEROS[..len as usize], at)?;
+            at += len;
+        }
+        Ok(())
+    }
+}
+
 impl DiskBackend for RawDisk {
     fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.size_bytes.load(Ordering::SeqCst)
+    }
+
+    fn find_size(&self) -> io::Result<u64> {
+        self.measure().map_err(io::Error::other)
     }
 
     fn is_read_only(&self) -> bool {
         self.image.read_only
     }
 
+    fn limits(&self) -> DiskLimits {
+        DiskLimits::USUAL
+    }
+
     fn name(&self) -> String {
         self.image.path.display().to_string()
     }
 
-    fn read_at<B: BitmapSlice>(
-        &self,
-        slices: &[VolatileSlice<'_, B>],
-        offset_bytes: u64,
-    ) -> io::Result<()> {
-        sys::read_exact_at(&self.image.file, slices, offset_bytes)
+    fn read_at(&self, slices: &[VolatileSlice<'_>], offset_bytes: u64) -> Result<(), DiskError> {
+        Ok(sys::read_exact_at(&self.image.file, slices, offset_bytes)?)
     }
 
-    fn write_at<B: BitmapSlice>(
-        &self,
-        slices: &[VolatileSlice<'_, B>],
-        offset_bytes: u64,
-    ) -> io::Result<()> {
+    fn write_at(&self, slices: &[VolatileSlice<'_>], offset_bytes: u64) -> Result<(), DiskError> {
         self.image.marking.before_write(&self.image.file)?;
-        sys::write_all_at(&self.image.file, slices, offset_bytes)
+        Ok(sys::write_all_at(&self.image.file, slices, offset_bytes)?)
     }
 
-    fn flush(&self) -> io::Result<()> {
+    fn flush(&self) -> Result<(), DiskError> {
         if self.image.read_only {
             Ok(())
         } else {
-            self.image.file.sync_data()
+            Ok(self.image.file.sync_data()?)
         }
     }
+
+    fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), DiskError> {
+        let range = FileRange {
+            offset_bytes,
+            len_bytes,
+        };
+        self.image.marking.before_write(&self.image.file)?;
+        // A file system or device that gives no space back has nothing to do.
+        sys::punch_hole(&self.image.file, range)?;
+        Ok(())
+    }
+
+    fn write_zeroes(
+        &self,
+        offset_bytes: u64,
+        len_bytes: u64,
+        may_unmap: bool,
+    ) -> Result<(), DiskError> {
+        let range = FileRange {
+            offset_bytes,
+            len_bytes,
+        };
+        self.image.marking.before_write(&self.image.file)?;
+        let file = &self.image.file;
+        let is_done = may_unmap && sys::punch_hole(file, range)? || sys::zero_range(file, range)?;
+        if !is_done {
+            self.image.fill_with_zeros(range)?;
+        }
+        Ok(())
+    }
 }
+
+#[cfg(test)]
+#[path = "raw_test.rs"]
+mod raw_test;

@@ -52,7 +52,7 @@ pub struct Vsock {
     /// The driver has streams from before a restore, and is to be told that they are gone.
     owes_reset: bool,
     /// Queues that were refused a request, or were empty, and that there is a use for now.
-    wakes: u32,
+    wakes: u64,
 }
 
 /// State of [`Vsock`]. Streams end with a restore.
@@ -185,7 +185,7 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Vsock {
         self.wake_receive();
     }
 
-    fn take_wakes(&mut self) -> u32 {
+    fn take_wakes(&mut self) -> u64 {
         std::mem::take(&mut self.wakes)
     }
 

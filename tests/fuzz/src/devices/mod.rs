@@ -17,12 +17,13 @@ const STEPS_MAX: usize = 256;
 /// Runs one input.
 pub fn run(input: &[u8]) {
     let mut script = Script::new(input);
-    let device = match script.u8() % 6 {
+    let device = match script.u8() % 7 {
         0 => virtio::Kind::Disk { read_only: false },
         1 => virtio::Kind::Disk { read_only: true },
         2 => virtio::Kind::Rng,
         4 => virtio::Kind::Vsock,
         5 => virtio::Kind::Pmem { shown: true },
+        6 => virtio::Kind::SlowDisk,
         _ => return console::run(&mut script),
     };
     let mut guest = virtio::Guest::new(device);

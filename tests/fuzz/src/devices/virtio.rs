@@ -2,16 +2,17 @@
 //! that drives it.
 
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use event_manager::{EventManager, SubscriberOps};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nvvmm_devices::virtio::{
-    Block, BlockOptions, MMIO_LEN, MmioTransport, Pmem, PmemBacking, PmemRange, QueueSubscriber,
-    Rng, VirtioDevice,
+    Block, BlockOptions, DiskRate, MMIO_LEN, MmioTransport, Pmem, PmemBacking, PmemRange,
+    QueueSubscriber, Rng, VirtioDevice,
 };
 use nvvmm_devices::{BusDevice, CountingIrq, Device};
 use virtio_bindings::virtio_config::*;
@@ -59,6 +60,8 @@ pub(crate) enum Kind {
     Disk {
         read_only: bool,
     },
+    /// A disk that is limited to the smallest rates.
+    SlowDisk,
     Rng,
     Vsock,
     /// A pmem device. It has memory in its slot until it is reset, or never.
@@ -79,23 +82,41 @@ impl Kind {
                 }
                 Box::new(Pmem::new(slot))
             }
-            Kind::Disk { read_only } => {
-                let options = BlockOptions {
-                    read_only,
-                    serial: "disk".into(),
+            Kind::Disk { read_only } => Box::new(disk(read_only)),
+            Kind::SlowDisk => {
+                let rate = DiskRate {
+                    bytes_per_s: NonZeroU64::new(512),
+                    requests_per_s: NonZeroU64::new(2),
                 };
-                let path = PathBuf::from(format!("/proc/self/fd/{}", IMAGE.as_raw_fd()));
-                Box::new(Block::open(&path, &options).expect("the image of the disk"))
+                Box::new(disk(false).with_rate(rate).expect("a timer"))
             }
         }
     }
+
+    fn is_disk(self) -> bool {
+        matches!(self, Kind::Disk { .. } | Kind::SlowDisk)
+    }
 }
 
-static IMAGE: LazyLock<File> = LazyLock::new(|| {
-    let image = File::from(memfd_create(c"disk", MFdFlags::MFD_CLOEXEC).expect("a memory file"));
-    image.set_len(DISK_BYTES as u64).expect("room in memory");
-    image
-});
+fn disk(read_only: bool) -> Block {
+    let options = BlockOptions {
+        read_only,
+        serial: "disk".into(),
+    };
+    let path = IMAGE.with(|image| PathBuf::from(format!("/proc/self/fd/{}", image.as_raw_fd())));
+    let disk = Block::open(&path, &options).expect("the image of the disk");
+    disk.with_queues(QUEUES_MAX)
+}
+
+thread_local! {
+    /// Of each thread, as a disk locks it.
+    static IMAGE: File = {
+        let image = memfd_create(c"disk", MFdFlags::MFD_CLOEXEC).expect("a memory file");
+        let image = File::from(image);
+        image.set_len(DISK_BYTES as u64).expect("room in memory");
+        image
+    };
+}
 
 /// Memory of a guest, filled with zeros.
 pub(crate) fn memory() -> Arc<Memory> {
@@ -156,9 +177,12 @@ pub(super) struct Guest {
 
 impl Guest {
     pub(super) fn new(kind: Kind) -> Self {
-        IMAGE
-            .write_all_at(&[0x5a; DISK_BYTES], 0)
-            .expect("room in memory");
+        IMAGE.with(|image| {
+            image.set_len(DISK_BYTES as u64).expect("room in memory");
+            image
+                .write_all_at(&[0x5a; DISK_BYTES], 0)
+                .expect("room in memory");
+        });
         let memory = memory();
         let machine = Some(Machine::new(kind, INSTANCE, &memory));
         Self {
@@ -217,6 +241,7 @@ impl Guest {
             12 => self.move_to_another_machine(),
             13 => self.queue = usize::from(script.u8()) % QUEUES_MAX,
             14 => self.vsock_packet(script),
+            _ if self.kind.is_disk() => self.resize_disk(script),
             _ => {
                 if let Some(programs) = &mut self.programs {
                     programs.step(script);
@@ -330,6 +355,18 @@ impl Guest {
         if shape & 2 != 0 {
             self.serve();
         }
+    }
+
+    /// The host resizes the disk's image, and tells the machine.
+    fn resize_disk(&mut self, script: &mut Script) {
+        let size_bytes = u64::from(script.u8()) * 256;
+        IMAGE.with(|image| image.set_len(size_bytes).expect("room in memory"));
+        if self.machine().transport.look_anew().is_err() {
+            // No disk has that size.
+            IMAGE.with(|image| image.set_len(DISK_BYTES as u64).expect("room in memory"));
+            self.machine().transport.look_anew().expect("a size");
+        }
+        self.turn();
     }
 
     /// Sends a packet in the transmit queue of a vsock device. Before that it gives a buffer to the

@@ -30,6 +30,7 @@ pub(super) fn example() -> &'static Example {
         let disk = DiskSpec {
             path: "/disk".into(),
             read_only: false,
+            ..DiskSpec::default()
         };
         let spec = VmSpec::builder("/boot/vmlinuz")
             .cmdline("quiet")

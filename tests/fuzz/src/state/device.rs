@@ -14,10 +14,11 @@ pub(super) const KINDS: [(&str, &str); 3] = [
     ("serial", "com1"),
     ("acpi-power", "power0"),
 ];
-const VIRTIO: [Kind; 5] = [
+const VIRTIO: [Kind; 6] = [
     Kind::Rng,
     Kind::Disk { read_only: false },
     Kind::Disk { read_only: true },
+    Kind::SlowDisk,
     Kind::Vsock,
     Kind::Pmem { shown: false },
 ];

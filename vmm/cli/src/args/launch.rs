@@ -18,7 +18,9 @@ Examples:
       runs on.
   nvvmm run --kernel vmlinuz --disk root.img --disk tools.img,ro \\
       --cmdline 'root=/dev/vda rw' --memory 2G --cpus 4 --name db --detach
-      Runs the VM in the background; 'nvvmm console db' connects to its console.";
+      Runs the VM in the background; 'nvvmm console db' connects to its console.
+  nvvmm run --kernel vmlinuz --disk root.img,rate=100M,iops=2000 --cmdline root=/dev/vda
+      The guest reads and writes up to 100 MiB and does up to 2000 requests in a second.";
 
 /// `nvvmm run`.
 #[derive(Debug, Args)]
@@ -47,7 +49,12 @@ pub struct RunArguments {
     /// Raw disk image; ',ro' makes it read-only. Repeat it for more disks: vda, vdb, ...
     ///
     /// A snapshot does not contain the disk. Give every restored VM its own copy of the image.
-    #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = disk_parser())]
+    ///
+    /// More options, separated by commas: 'rate=100M' limits the bytes per second (powers of 1024),
+    /// and 'iops=2000' the requests per second; what a second allows can be saved up. 'raw' takes
+    /// an image that looks like qcow2 as a raw one. A path with a comma needs ',rw' or ',ro'
+    /// directly behind it.
+    #[arg(long = "disk", value_name = "FILE[,ro][,OPTION...]", value_parser = disk_parser())]
     pub disks: Vec<DiskSpec>,
     /// The VM process.
     #[command(flatten)]
@@ -141,7 +148,10 @@ pub struct RestoreArguments {
     pub allow_root: bool,
     /// Raw disk image in place of a disk of the snapshot. Give all disks, in the guest's order.
     /// A snapshot that came from elsewhere is not restored without them
-    #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = disk_parser())]
+    ///
+    /// Limits are those that are given here: 'rate=100M', 'iops=2000'. Without --disk they are
+    /// those of the snapshot's machine.
+    #[arg(long = "disk", value_name = "FILE[,ro][,OPTION...]", value_parser = disk_parser())]
     pub disks: Vec<DiskSpec>,
     /// Use the disks as they are now, even if they were written after the snapshot
     ///

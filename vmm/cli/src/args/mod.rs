@@ -1,6 +1,7 @@
 //! Commands and options of the command line, and their help.
 
 mod bench;
+mod disk;
 mod guest;
 mod launch;
 mod life;
@@ -29,6 +30,7 @@ use self::{
 };
 pub use self::{
     bench::BenchArguments,
+    disk::DiskCommand,
     guest::{CpArguments, ExecArguments, StatsArguments},
     launch::{
         ClockChoice, ConsoleChoice, RebootChoice, RestoreArguments, RunArguments, StartArguments,
@@ -296,6 +298,9 @@ pub enum Command {
     /// free when that VM does not need it any more.
     #[command(visible_alias = "rmi", after_long_help = RM_EXAMPLES)]
     Rm(RmArguments),
+    /// Disks of running VMs
+    #[command(subcommand)]
+    Disk(DiskCommand),
     /// Create, grow, show and check pools
     #[command(subcommand)]
     Pool(PoolCommand),

@@ -205,6 +205,7 @@ impl Measuring<'_> {
                 "A bill below 0 is noise: the passes before were slower.".into(),
             ],
             frames_verified: self.frames_verified,
+            run: None,
         }
     }
 

@@ -250,6 +250,7 @@ impl Measuring<'_> {
                     .into(),
             ],
             frames_verified: self.frames_verified,
+            run: None,
         }
     }
 }

@@ -200,9 +200,7 @@ pub fn restart(
             Phases::begin(),
         );
         report.phases = taken.into_times();
-        *vm.restore
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some((started, report));
+        vm.note_restore(started, report);
         Ok(vm)
     })
 }

@@ -192,6 +192,7 @@ impl Measuring<'_> {
                     .into(),
             ],
             frames_verified: self.frames_verified,
+            run: None,
         }
     }
 

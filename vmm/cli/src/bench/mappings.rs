@@ -89,6 +89,7 @@ pub fn run(plan: &Plan, pool: &BenchPool, progress: &Progress) -> Result<Experim
                 .into(),
         ],
         frames_verified,
+        run: None,
     })
 }
 

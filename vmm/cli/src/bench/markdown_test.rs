@@ -29,6 +29,7 @@ fn a_document_has_machine_method_targets_plots_and_tables() {
         }],
         limits: vec!["Something.".into()],
         frames_verified: 99,
+        run: None,
     };
     let report = Report {
         nvvmm: "0.1.0".into(),

@@ -122,6 +122,21 @@ fn experiment(
     }
 }
 
+/// Memory of guests of `largest` bytes that a pool should have room for.
+fn room_wanted(plan: &Plan, largest: u64) -> u64 {
+    let mut wanted = 2 * largest;
+    if plan.experiments.contains(&ExperimentKind::Bill) {
+        // The guest writes all the time, also between a checkpoint's instant and its commit. Until
+        // then the checkpoint before is kept, too.
+        wanted = 3 * largest;
+    }
+    if plan.experiments.contains(&ExperimentKind::Gaps) {
+        // Several VMs.
+        wanted = wanted.max(largest / 8 * gaps::ROOM_EIGHTHS + 4 * bench_pool::GUEST_SLACK_BYTES);
+    }
+    wanted
+}
+
 /// The pools that are measured, the one on ordinary pages first, their memory warm.
 fn pools(
     plan: &Plan,
@@ -137,12 +152,7 @@ fn pools(
             // A pool has all of its pages there, and the classic way needs some for its files.
             room_bytes -= room_bytes / FOR_FILES;
         }
-        // A guest's memory and a copy of it, or as much as there is. Gaps are of several VMs.
-        let wanted = match plan.experiments.contains(&ExperimentKind::Gaps) {
-            true => largest / 8 * gaps::ROOM_EIGHTHS + 4 * bench_pool::GUEST_SLACK_BYTES,
-            false => 2 * largest,
-        };
-        let memory_bytes = wanted.min(bench_pool::memory_in_pool(room_bytes));
+        let memory_bytes = room_wanted(plan, largest).min(bench_pool::memory_in_pool(room_bytes));
         if memory_bytes < largest {
             left_out.push(format!(
                 "{}, on {medium}: there is no room for a guest of {}.",

@@ -186,6 +186,7 @@ impl Measuring<'_> {
             targets: self.targets(),
             limits: limits(),
             frames_verified: self.frames_verified,
+            run: None,
         }
     }
 

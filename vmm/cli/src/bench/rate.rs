@@ -305,6 +305,7 @@ impl Measuring<'_> {
                     .into(),
             ],
             frames_verified: self.frames_verified,
+            run: None,
         }
     }
 

@@ -1,6 +1,8 @@
 //! Results of a run of the benchmark: JSON, from which come the tables, plots and
 //! docs/performance.md.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{host::HostFacts, statistics::Spread};
@@ -33,21 +35,13 @@ impl Report {
     pub fn merged_into(self, earlier: Self) -> Self {
         let names: Vec<&str> = self.names().collect();
         let is_new = |experiment: &Experiment| names.contains(&experiment.name.as_str());
-        let kept: Vec<Experiment> = { earlier.experiments.iter() }
-            .filter(|experiment| !is_new(experiment))
-            .cloned()
-            .collect();
-        let told = format!(
-            "Measured in a run that began {} UTC: {}. The host was: {}, {} CPUs, Linux {}.",
-            earlier.began,
-            kept.iter()
-                .map(|experiment| experiment.name.as_str())
-                .collect::<Vec<_>>()
-                .join(", "),
-            earlier.host.cpu,
-            earlier.host.cpus,
-            earlier.host.kernel
-        );
+        let run = earlier.run();
+        // Of runs before that one, too.
+        let mut runs: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for kept in earlier.experiments.iter().filter(|one| !is_new(one)) {
+            let run = kept.run.as_ref().unwrap_or(&run);
+            runs.entry(run.clone()).or_default().push(kept.name.clone());
+        }
         let has_failed = |why: &&String| !names.iter().any(|name| why.starts_with(*name));
         let failed = earlier.failed.iter().filter(has_failed).cloned();
         let mut merged = Self {
@@ -55,20 +49,34 @@ impl Report {
             ..self.clone()
         };
         merged.took_s += earlier.took_s;
-        merged.method.push(told);
+        for (run, names) in runs {
+            let names = names.join(", ");
+            merged
+                .method
+                .push(format!("Measured in another run: {names}. It began {run}."));
+        }
         let left_out = earlier.left_out.into_iter();
         let left_out = left_out.filter(|what| !self.left_out.contains(what));
         merged.left_out.extend(left_out);
         // Where an earlier one was, its successor is.
         let mut new = self.experiments;
         merged.experiments.clear();
-        for experiment in earlier.experiments {
+        for mut experiment in earlier.experiments {
+            experiment.run.get_or_insert_with(|| run.clone());
             let found = new.iter().position(|one| one.name == experiment.name);
             let next = found.map_or(experiment, |index| new.remove(index));
             merged.experiments.push(next);
         }
         merged.experiments.extend(new);
         merged
+    }
+
+    /// Begin of the run, and its host.
+    fn run(&self) -> String {
+        let HostFacts {
+            cpu, cpus, kernel, ..
+        } = &self.host;
+        format!("{} UTC, on {cpu}, {cpus} CPUs, Linux {kernel}", self.began)
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
@@ -95,6 +103,9 @@ pub struct Experiment {
     pub limits: Vec<String>,
     /// Frames of guest memory that were compared with what they must hold after a restore.
     pub frames_verified: u64,
+    /// Another run that it is of: its begin, and its host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
 }
 
 /// Curves in one coordinate system.

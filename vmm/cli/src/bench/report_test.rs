@@ -49,3 +49,15 @@ fn what_is_measured_anew_replaces_what_was_there() {
         "{told}"
     );
 }
+
+#[test]
+fn each_experiment_keeps_the_run_that_it_is_of() {
+    let first = report("on Monday", &[("paper", 1), ("cow", 2)]);
+    let second = report("on Tuesday", &[("cow", 3), ("bill", 4)]).merged_into(first);
+    let third = report("on Friday", &[("gaps", 5)]).merged_into(second);
+    let told = third.method[1..].join(" ");
+    let at = |what: &str| told.find(what).unwrap_or_else(|| panic!("{what}: {told}"));
+    assert!(at("paper. It") < at("on Monday"), "{told}");
+    assert!(at("cow, bill. It") < at("on Tuesday"), "{told}");
+    assert!(!told.contains("gaps"), "{told}");
+}

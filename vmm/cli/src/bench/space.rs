@@ -105,11 +105,10 @@ pub fn run(plan: &Plan, pool: &BenchPool, progress: &Progress) -> Result<Experim
         tables: vec![figures],
         targets,
         limits: vec![
-            "Memory of VM processes themselves (page tables, buffers) is not the pool's, and not \
-             counted."
-                .into(),
+            "Memory of VM processes themselves (page tables, buffers) is not counted.".into(),
         ],
         frames_verified: clones.frames_verified + idle_frames,
+        run: None,
     })
 }
 

@@ -104,6 +104,7 @@ pub fn run(plan: &Plan, pool: &BenchPool, progress: &Progress) -> Result<Experim
         tables,
         limits: too_large.into_iter().map(left_out).collect(),
         frames_verified,
+        run: None,
     })
 }
 

@@ -100,6 +100,7 @@ pub fn run(plan: &Plan, pools: &[BenchPool], progress: &Progress) -> Result<Expe
         tables: tables(rows),
         targets: Vec::new(),
         frames_verified,
+        run: None,
     })
 }
 

@@ -29,6 +29,8 @@ const POLL: Duration = Duration::from_micros(500);
 /// Measurements that are tried.
 const ATTEMPTS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Longest time for which a guest may wait for space: a commit is about to free some.
+const STARVED_MAX: Duration = Duration::from_secs(10);
 
 /// A guest that walks.
 pub struct Walk {
@@ -168,8 +170,12 @@ impl Walk {
     /// It does not go on.
     pub fn wait_for(&self, steps: u64) -> Result<(), VmError> {
         let until = Instant::now() + PATIENCE;
+        let mut ran = Instant::now();
         while self.word(STEPS)? < steps {
-            if Instant::now() > until || self.vm.faults.is_starved() {
+            if !self.vm.faults.is_starved() {
+                ran = Instant::now();
+            }
+            if Instant::now() > until || ran.elapsed() > STARVED_MAX {
                 return Err(VmError::failed("the guest does not go on"));
             }
             thread::sleep(POLL);

@@ -265,6 +265,7 @@ impl Measuring<'_> {
                     .into(),
             ],
             frames_verified: self.frames_verified,
+            run: None,
         }
     }
 

@@ -81,6 +81,9 @@ struct Experiment {
     limits: Vec<String>,
     /// Memory of restored guests that was compared with what it must hold.
     verified_bytes: u64,
+    /// Another run that it is of: its begin, and its host.
+    #[serde(default)]
+    run: Option<String>,
 }
 
 /// Curves in one coordinate system.
@@ -267,6 +270,7 @@ impl Experiment {
             targets: shown.targets.iter().map(Target::of).collect(),
             limits: shown.limits.clone(),
             verified_bytes: blocks_bytes(shown.frames_verified),
+            run: shown.run.clone(),
         }
     }
 
@@ -280,6 +284,7 @@ impl Experiment {
             targets: self.targets.into_iter().map(Target::shown).collect(),
             limits: self.limits,
             frames_verified: self.verified_bytes / BLOCK_SIZE_BYTES,
+            run: self.run,
         }
     }
 }

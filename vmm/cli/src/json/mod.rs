@@ -24,11 +24,11 @@ use std::time::{Duration, SystemTime};
 use nvvmm::VmError;
 use nvvmm::checkpoint::report::PhaseTime;
 use nvvmm_snapshot::BLOCK_SIZE_BYTES;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Part of an operation, with its time.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Phase {
     /// Name of the phase.

@@ -78,6 +78,9 @@ pub struct Rewind {
     pub pause_us: u64,
     /// True if the VM is paused, as it was before.
     pub paused: bool,
+    /// Parts of the rewind. None for one that built the machine anew.
+    #[serde(default)]
+    pub phases: Vec<Phase>,
 }
 
 impl Rewind {
@@ -89,6 +92,7 @@ impl Rewind {
             total_us: whole_us(report.total_us),
             pause_us: whole_us(report.stopped_us),
             paused: report.paused,
+            phases: Phase::all(&report.phases),
         }
     }
 }

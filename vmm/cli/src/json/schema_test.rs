@@ -24,6 +24,7 @@ fn schemas() -> Vec<(&'static str, Value)> {
         ("bench", of::<bench::Bench>()),
         ("checkpoint", of::<ring::Ring>()),
         ("diff", of::<snapshot::Difference>()),
+        ("disk rescan", of::<Vec<vm::ResizedDisk>>()),
         ("doctor", of::<doctor::Doctor>()),
         ("export", of::<snapshot::Exported>()),
         (
@@ -294,7 +295,14 @@ fn things_have_the_names_that_they_have_everywhere() {
         // The path of a disk, which is no pool.
         let is_allowed = name == "path"
             && [
-                "ps", "run", "restore", "start", "wait", "snapshot", "inspect",
+                "ps",
+                "run",
+                "restore",
+                "start",
+                "wait",
+                "snapshot",
+                "inspect",
+                "disk rescan",
             ]
             .contains(&&*command);
         assert!(

@@ -1,7 +1,10 @@
 //! VMs as `ps`, `run` and `restore` print them.
 
+use std::num::NonZeroU64;
+
 use nvvmm::checkpoint::report::{RamCounters, RestoreReport};
 use nvvmm::control::life::Life;
+use nvvmm::control::message;
 use nvvmm::control::{SandboxStatus, VmOrigin, VmStatus};
 use nvvmm::spec::DiskSpec;
 use serde::Serialize;
@@ -215,6 +218,10 @@ pub struct Disk {
     path: String,
     /// True if the guest cannot write to it.
     read_only: bool,
+    /// Most bytes that the guest reads and writes per second. Null without a limit.
+    rate_bytes: Option<u64>,
+    /// Most requests of the guest per second. Null without a limit.
+    rate_request_count: Option<u64>,
 }
 
 impl Disk {
@@ -222,6 +229,28 @@ impl Disk {
         Self {
             path: path_text(&disk.path),
             read_only: disk.read_only,
+            rate_bytes: disk.rate.bytes_per_s.map(NonZeroU64::get),
+            rate_request_count: disk.rate.requests_per_s.map(NonZeroU64::get),
+        }
+    }
+}
+
+/// Disk of which the guest was told another size.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ResizedDisk {
+    /// Path of the image.
+    path: String,
+    /// Its size.
+    size_bytes: u64,
+}
+
+impl ResizedDisk {
+    /// A disk as the VM process tells it.
+    pub fn of(disk: &message::ResizedDisk) -> Self {
+        Self {
+            path: path_text(&disk.path),
+            size_bytes: disk.size_bytes,
         }
     }
 }

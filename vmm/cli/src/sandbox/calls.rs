@@ -188,6 +188,7 @@ const DEVICES: &[Call] = calls![
     SYS_lseek,
     SYS_fstat,
     SYS_fcntl: OneOf(1, FCNTL),
+    SYS_timerfd_settime,
 ];
 
 const CONTROL: &[Call] = calls![
@@ -212,6 +213,8 @@ const OPERATIONS: &[Call] = calls![
     SYS_fsetxattr,
     SYS_preadv,
     SYS_pwritev,
+    SYS_timerfd_create,
+    SYS_timerfd_settime,
     SYS_socketpair: OneOf(0, &[AF_UNIX as u64]),
 ];
 

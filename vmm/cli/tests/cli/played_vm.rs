@@ -191,6 +191,7 @@ impl VmControl for Played {
             total_us: 41_000.0,
             stopped_us: 39_500.0,
             paused: false,
+            phases: Vec::new(),
         })
     }
 

@@ -9,6 +9,7 @@ mod host_cpu;
 mod msrs;
 mod page_tables;
 mod pvclock;
+pub mod rewind;
 pub mod state;
 mod time;
 mod vcpu_state;

@@ -54,13 +54,7 @@ pub fn save(
 /// number of vCPUs or an impossible count (nothing was changed then), or what KVM refuses, naming
 /// the vCPU and the step.
 pub fn restore(vm: &KvmVm, cpu: &HostCpu, vcpus: &[&VcpuFd], state: &KvmStateV1) -> Result<()> {
-    if vcpus.len() != state.vcpus.len() {
-        return Err(KvmError::Mismatch(format!(
-            "the machine has {} vCPUs, the state {}",
-            vcpus.len(),
-            state.vcpus.len()
-        )));
-    }
+    check_count(vcpus, state)?;
     for (index, (fd, vcpu)) in vcpus.iter().zip(&state.vcpus).enumerate() {
         let given = fd
             .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
@@ -76,6 +70,21 @@ pub fn restore(vm: &KvmVm, cpu: &HostCpu, vcpus: &[&VcpuFd], state: &KvmStateV1)
     state.vm.restore_chips(vm)?;
     let each = || vcpus.iter().zip(&state.vcpus).enumerate();
     for (index, (fd, vcpu)) in each() {
+        vcpu.restore_cpuid(fd, index)?;
+    }
+    restore_vcpus(vm, cpu, vcpus, state)
+}
+
+/// Writes registers, time, APICs, MSRs and events of all vCPUs, in the order that KVM needs. CPUID
+/// and the chips are written before.
+pub(super) fn restore_vcpus(
+    vm: &KvmVm,
+    cpu: &HostCpu,
+    vcpus: &[&VcpuFd],
+    state: &KvmStateV1,
+) -> Result<()> {
+    let each = || vcpus.iter().zip(&state.vcpus).enumerate();
+    for (index, (fd, vcpu)) in each() {
         vcpu.restore_registers(fd, index, cpu)?;
     }
     let tscs: Vec<&TscStateV1> = state.vcpus.iter().map(|vcpu| &vcpu.tsc).collect();
@@ -87,4 +96,16 @@ pub fn restore(vm: &KvmVm, cpu: &HostCpu, vcpus: &[&VcpuFd], state: &KvmStateV1)
         vcpu.restore_events(fd, index)?;
     }
     Ok(())
+}
+
+/// Checks that the machine has as many vCPUs as the state.
+pub(super) fn check_count(vcpus: &[&VcpuFd], state: &KvmStateV1) -> Result<()> {
+    if vcpus.len() == state.vcpus.len() {
+        return Ok(());
+    }
+    Err(KvmError::Mismatch(format!(
+        "the machine has {} vCPUs, the state {}",
+        vcpus.len(),
+        state.vcpus.len()
+    )))
 }

@@ -498,3 +498,6 @@ fn a_state_of_another_machine_is_refused() {
     let text = Guest::new(2).restore(&larger).unwrap_err().to_string();
     assert!(text.contains("65537 bytes of extended CPU state"), "{text}");
 }
+
+#[path = "rewind_test.rs"]
+mod rewind_test;

@@ -232,14 +232,19 @@ fn warn_of_steps_back(vcpus: &[&VcpuFd], tscs: &[&TscStateV1]) -> Result<()> {
 }
 
 impl TscStateV1 {
+    /// The saved frequency and that of the vCPU, if they are different ones.
+    pub(super) fn other_frequency(&self, fd: &VcpuFd) -> Option<(u32, u32)> {
+        let (wanted, here) = (self.khz?, fd.get_tsc_khz().ok()?);
+        let is_same =
+            u64::from(wanted.abs_diff(here)) * 1_000_000 <= u64::from(here) * TOLERANCE_PPM;
+        (!is_same).then_some((wanted, here))
+    }
+
     /// Makes the vCPU count at the saved frequency. Before [`restore`].
     pub(super) fn restore_frequency(&self, fd: &VcpuFd, vcpu: usize) -> Result<()> {
-        let (Some(wanted), Ok(here)) = (self.khz, fd.get_tsc_khz()) else {
+        let Some((wanted, here)) = self.other_frequency(fd) else {
             return Ok(());
         };
-        if u64::from(wanted.abs_diff(here)) * 1_000_000 <= u64::from(here) * TOLERANCE_PPM {
-            return Ok(());
-        }
         fd.set_tsc_khz(wanted).map_err(|_| {
             KvmError::Incompatible(format!(
                 "vCPU {vcpu}: the snapshot's time-stamp counter runs at {wanted} kHz, this host's \

@@ -122,25 +122,28 @@ impl VcpuStateV1 {
         msrs::checked(vcpu, &self.msrs, cpu.saved_msrs())
     }
 
-    /// Writes everything but the TSC, the timer deadline and the events, which wait for each other
-    /// across vCPUs (module `state`).
-    ///
-    /// Order: CPUID first, as KVM checks all else against it. System registers before the local
-    /// APIC: the APIC base in them says which form (xAPIC or x2APIC) its state has. Registers
-    /// before the run state: KVM makes a vCPU run whose system registers are set while it looks
-    /// freshly reset. XCR0 before the state that it enables.
-    pub(super) fn restore_registers(&self, fd: &VcpuFd, vcpu: usize, cpu: &HostCpu) -> Result<()> {
+    /// Writes CPUID and the frequency of the TSC: first, as KVM checks all else against CPUID.
+    pub(super) fn restore_cpuid(&self, fd: &VcpuFd, vcpu: usize) -> Result<()> {
         let cpuid = CpuId::from_entries(&self.cpuid)
             .map_err(|_| KvmError::Mismatch(format!("vCPU {vcpu}: too many CPUID entries")))?;
         fd.set_cpuid2(&cpuid)
             .map_err(vcpu_op(vcpu, "restoring its CPUID"))?;
-        self.tsc.restore_frequency(fd, vcpu)?;
+        self.tsc.restore_frequency(fd, vcpu)
+    }
+
+    /// Writes everything but the TSC, the timer deadline and the events, which wait for each other
+    /// across vCPUs (module `state`).
+    ///
+    /// Order: after CPUID. System registers before the local APIC: the APIC base in them says which
+    /// form (xAPIC or x2APIC) its state has. Registers before the run state: KVM makes a vCPU run
+    /// whose system registers are set while it looks freshly reset. XCR0 before the state that it
+    /// enables.
+    pub(super) fn restore_registers(&self, fd: &VcpuFd, vcpu: usize, cpu: &HostCpu) -> Result<()> {
         fd.set_sregs(&self.sregs)
             .map_err(vcpu_op(vcpu, "restoring its system registers"))?;
         fd.set_regs(&self.regs)
             .map_err(vcpu_op(vcpu, "restoring its registers"))?;
-        fd.set_mp_state(self.mp_state)
-            .map_err(vcpu_op(vcpu, "restoring its run state"))?;
+        self.restore_run_state(fd, vcpu)?;
         if let Some(xcrs) = &self.xcrs {
             fd.set_xcrs(xcrs)
                 .map_err(vcpu_op(vcpu, "restoring its extended control registers"))?;
@@ -156,6 +159,12 @@ impl VcpuStateV1 {
                 .map_err(vcpu_op(vcpu, "restoring its debug registers"))?;
         }
         Ok(())
+    }
+
+    /// Writes if the vCPU runs, is halted, or waits for a start-up IPI.
+    pub(super) fn restore_run_state(&self, fd: &VcpuFd, vcpu: usize) -> Result<()> {
+        fd.set_mp_state(self.mp_state)
+            .map_err(vcpu_op(vcpu, "restoring its run state"))
     }
 
     /// Writes the local APIC and the MSRs. After the TSCs: KVM starts the APIC timer against the
@@ -189,7 +198,7 @@ impl VcpuStateV1 {
 
     /// The extended state at the size that KVM has here. A smaller one is filled up with zeros
     /// (initial state); of a larger one only zeros may be cut.
-    fn fitting_xsave(&self, vcpu: usize, size_bytes: usize) -> Result<Vec<u8>> {
+    pub(super) fn fitting_xsave(&self, vcpu: usize, size_bytes: usize) -> Result<Vec<u8>> {
         let mut xsave = self.xsave.clone();
         if xsave.iter().skip(size_bytes).any(|&byte| byte != 0) {
             return Err(KvmError::Incompatible(format!(

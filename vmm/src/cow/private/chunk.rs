@@ -29,6 +29,8 @@ pub(super) struct KnownChunk {
     pub copied: FrameSet,
     /// True if the chunk was touched: the guest has its own memory here.
     pub mapped: bool,
+    /// Mappings of its own that the first touch has made, as the budget counts them.
+    pub mappings: usize,
 }
 
 impl Chunk {

@@ -160,7 +160,7 @@ impl PrivateEngine {
     /// have these blocks, and they may be freed. A write has ended the view before, except for
     /// frames that were noted as written and were not.
     fn end_view(&self, index: ChunkIndex, frames: &FrameSet) -> Result<(), CowError> {
-        if !self.held {
+        if !self.is_held() {
             return Ok(());
         }
         for run in runs(frames) {

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use nvvmm_snapshot::{
@@ -16,7 +19,8 @@ use super::{
 };
 use crate::{
     cow::{
-        Budget, CHUNK_SIZE_BYTES, CopiedAhead, CowEngine, CowError, RamOrigin, ShareSet, Still,
+        Budget, CHUNK_SIZE_BYTES, CopiedAhead, CowEngine, CowError, RamOrigin, RewindTo, ShareSet,
+        Still,
         chunk_table::ChunkTable,
         counters::{Counters, lock},
         error::os,
@@ -40,13 +44,15 @@ pub struct PrivateEngine {
     pub(super) uffd: Uffd,
     pub(super) origin: RwLock<RamOrigin>,
     /// True if the first touch of a chunk is held, because there is a snapshot to show. If not, RAM
-    /// is plain memory from the start.
-    pub(super) held: bool,
+    /// is plain memory from the start, until the VM goes back to a snapshot.
+    held: AtomicBool,
     pub(super) table: ChunkTable<Chunk>,
     /// Chunks that the next snapshot lists as changed.
     pub(super) listed: Mutex<Vec<ChunkIndex>>,
     pub(super) budget: Budget,
     pub(super) counters: Counters,
+    /// Blocks that a rewind has replaced.
+    pub(super) replaced: Mutex<Vec<BlockNo>>,
 }
 
 impl CowEngine for PrivateEngine {
@@ -130,6 +136,15 @@ impl CowEngine for PrivateEngine {
         }
     }
 
+    fn rewind(&self, to: RewindTo, log: &dyn WriteLog) -> Result<(), CowError> {
+        self.put_back(to, log)
+    }
+
+    fn free_replaced(&self) {
+        let replaced = std::mem::take(&mut *lock(&self.replaced));
+        self.holder.free_blocks(&replaced);
+    }
+
     fn take_over(&self, consumed: Consumed) -> Result<(), CowError> {
         // The snapshot's own map has left the pool.
         *self.origin.write().unwrap_or_else(PoisonError::into_inner) = RamOrigin::Empty;
@@ -178,7 +193,7 @@ impl CowEngine for PrivateEngine {
             let mapped = chunk
                 .known
                 .as_ref()
-                .map_or(!self.held, |known| known.mapped);
+                .map_or(!self.is_held(), |known| known.mapped);
             if !mapped {
                 continue;
             }
@@ -234,7 +249,8 @@ impl PrivateEngine {
             holder,
             uffd,
             origin: RwLock::new(origin),
-            held,
+            held: AtomicBool::new(held),
+            replaced: Mutex::default(),
             listed: Mutex::new(Vec::new()),
             budget,
             counters,
@@ -311,8 +327,19 @@ impl PrivateEngine {
             map,
             consumed,
             copied: FrameSet::EMPTY,
-            mapped: !self.held,
+            mapped: !self.is_held(),
+            mappings: 0,
         }
+    }
+
+    /// True if the first touch of a chunk is held.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Has the first touch of a chunk be held from now on. Returns true if it was before.
+    pub(super) fn hold_first_touches(&self) -> bool {
+        self.held.swap(true, Ordering::Relaxed)
     }
 
     /// Puts the chunk on the list for the next snapshot.

@@ -43,6 +43,7 @@ impl PrivateEngine {
             }
             self.budget.chunk_mapped(index, self.chunks());
             self.budget.changed(0, mappings);
+            known.mappings = mappings;
             fault_point(FaultPoint::PrivateChunkMapped);
         } else {
             for run in &runs {

@@ -299,6 +299,19 @@ impl KnownChunk {
         std::mem::take(&mut self.own)
     }
 
+    /// Puts the blocks of a snapshot behind all frames, of which `changed` are mapped anew: shared,
+    /// and armed. No frame is own then.
+    pub fn put_back(&mut self, map: ChunkMap, changed: &FrameSet) {
+        self.map = map;
+        self.own = FrameSet::EMPTY;
+        self.armed_ahead = FrameSet::EMPTY;
+        self.private = self.private.minus(changed);
+        self.unarmed = self.unarmed.minus(changed);
+        (self.left, self.seen, self.streak) = (false, 0, 0);
+        (self.never_armed, self.small_pages, self.prepared_from) = (false, false, None);
+        self.dirty = false;
+    }
+
     /// Sets whether private frames may have been written before they were armed. Returns true if
     /// that is a change.
     pub fn set_reconciled(&mut self, reconciled: bool) -> bool {

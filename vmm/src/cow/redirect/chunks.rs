@@ -74,7 +74,12 @@ impl Chunks {
 
     /// Ends the use of the origin: untouched chunks are empty.
     pub fn forget_origin(&self) {
-        *self.origin.write().unwrap_or_else(PoisonError::into_inner) = RamOrigin::Empty;
+        self.set_origin(RamOrigin::Empty);
+    }
+
+    /// Has untouched chunks be those of `origin` from now on.
+    pub fn set_origin(&self, origin: RamOrigin) {
+        *self.origin.write().unwrap_or_else(PoisonError::into_inner) = origin;
     }
 
     /// Counts of frames and faults.

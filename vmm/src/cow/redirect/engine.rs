@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cow::{
-        Budget, CopiedAhead, CowEngine, CowError, RamOrigin, ShareSet, Still, Techniques,
+        Budget, CopiedAhead, CowEngine, CowError, RamOrigin, RewindTo, ShareSet, Still, Techniques,
         counters::{Counters, lock},
         error::os,
         frames::runs,
@@ -257,6 +257,14 @@ impl CowEngine for RedirectEngine {
             self.mapping.drop_page_tables(index, &run)?;
         }
         Ok(())
+    }
+
+    fn rewind(&self, to: RewindTo, _log: &dyn WriteLog) -> Result<(), CowError> {
+        self.put_back(to)
+    }
+
+    fn free_replaced(&self) {
+        while self.placement.free_unneeded() {}
     }
 
     fn take_over(&self, consumed: Consumed) -> Result<(), CowError> {

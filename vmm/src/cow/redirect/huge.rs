@@ -45,7 +45,8 @@ impl RedirectEngine {
             let ChunkMap::Whole(chunk) = map.simplified() else {
                 return Err(CowError::NotWhole { index });
             };
-            self.note_origin_mapped(index, chunk);
+            let known = self.known_as_mapped(index, chunk);
+            *lock(self.chunks.get(index)) = LiveChunk::Known(Box::new(known));
             match &mut run {
                 Some(run) if run.continues_with(index, chunk) => run.count += 1,
                 _ => {
@@ -67,11 +68,12 @@ impl RedirectEngine {
             .map_armed(run.index, run.count as usize, run.first)
     }
 
-    fn note_origin_mapped(&self, index: ChunkIndex, chunk: ChunkNo) {
+    /// A chunk of a snapshot that is mapped shared and armed, counted as that.
+    pub(super) fn known_as_mapped(&self, index: ChunkIndex, chunk: ChunkNo) -> KnownChunk {
         let known = KnownChunk::mapped_shared(chunk);
         let budget = self.mapping.budget();
         budget.chunk_mapped(index, self.mapping.chunks());
         budget.changed(0, known.mappings_now());
-        *lock(self.chunks.get(index)) = LiveChunk::Known(Box::new(known));
+        known
     }
 }

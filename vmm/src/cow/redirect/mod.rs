@@ -38,6 +38,7 @@ mod live;
 mod mapping;
 mod placement;
 mod prediction;
+mod rewind;
 mod share;
 mod unarmed;
 mod vacate;
@@ -62,5 +63,7 @@ mod hot_test;
 mod huge_test;
 #[cfg(test)]
 mod placement_test;
+#[cfg(test)]
+mod rewind_test;
 #[cfg(test)]
 mod unarmed_test;

@@ -1,6 +1,7 @@
 //! Mappings at the guest's addresses: pool blocks behind frames, armed or not.
 
 mod arm;
+mod put;
 mod scratch;
 
 use std::{

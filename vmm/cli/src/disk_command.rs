@@ -1,0 +1,43 @@
+//! `nvvmm disk`: disks of running VMs.
+
+use nvvmm::VmError;
+use nvvmm::control::RuntimeDir;
+use nvvmm::control::message::ResizedDisk;
+
+use super::args::DiskCommand;
+use super::terminal::shown_in_line;
+use super::vm_commands::connect;
+use super::{json, output};
+
+/// `nvvmm disk ...`.
+pub fn run(command: DiskCommand) -> Result<(), VmError> {
+    match command {
+        DiskCommand::Rescan { vm, json } => rescan(&vm, json.json),
+    }
+}
+
+fn rescan(vm: &str, is_json: bool) -> Result<(), VmError> {
+    let dir = RuntimeDir::of_user()?;
+    let resized = connect(&dir.find(vm)?)?.measure_disks()?;
+    if is_json {
+        let disks: Vec<_> = resized.iter().map(json::vm::ResizedDisk::of).collect();
+        return output::print_json(&disks);
+    }
+    output::print(&text(vm, &resized))
+}
+
+fn text(vm: &str, resized: &[ResizedDisk]) -> String {
+    if resized.is_empty() {
+        return format!("no disk of {vm} has another size\n");
+    }
+    let lines = resized.iter().map(|disk| {
+        let path = disk.path.display().to_string();
+        let size = output::size(disk.size_bytes);
+        format!("disk {} of {vm}: {size}\n", shown_in_line(&path))
+    });
+    lines.collect()
+}
+
+#[cfg(test)]
+#[path = "disk_command_test.rs"]
+mod disk_command_test;
