@@ -18,7 +18,7 @@ mod worker;
 
 pub use block::{
     Block, BlockError, BlockOptions, BlockStateV1, ContentStamp, DiskBackend, DiskError,
-    DiskLimits, DiskRate, DiskSpec, RawDisk, SECTOR_BYTES, Since,
+    DiskLimits, DiskRate, DiskSource, DiskSpec, RawDisk, SECTOR_BYTES, Since,
 };
 pub use chain::{Buffers, Chain, ChainError};
 pub use declared::{DeviceError, DeviceHost, DeviceId, DeviceSpec};

@@ -181,6 +181,19 @@ impl DiskHead {
         self.name.as_str()
     }
 
+    /// Something was written to the disk since it was attached.
+    pub fn is_written(&self) -> bool {
+        self.look().last > 0
+    }
+
+    /// Gives the disk back, complete: it is anyone's again. Calls after the first do nothing.
+    ///
+    /// # Errors
+    /// [`Error::PoolFull`], [`Error::Io`]: whoever attaches the disk next completes it.
+    pub fn give_back(&self) -> Result<()> {
+        crate::holder::Attached::end(self)
+    }
+
     /// Size of the disk.
     pub fn size_bytes(&self) -> u64 {
         self.look().map.size_bytes()
@@ -226,6 +239,11 @@ impl DiskHead {
     pub(super) fn forget_leaves(&self, chunks: impl Iterator<Item = ChunkIndex>) {
         let mut leaves = locked(&self.leaves);
         chunks.for_each(|index| drop(leaves.remove(&index)));
+    }
+
+    /// Forgets all of the map, which is another one.
+    pub(super) fn forget_all_leaves(&self) {
+        locked(&self.leaves).clear();
     }
 
     fn behind(&self, state: &State, frame: u64) -> Result<Behind> {

@@ -431,3 +431,53 @@ fn an_import_is_whole_or_leaves_nothing() {
     disk.read(0, &mut found).unwrap();
     assert!(found == data);
 }
+
+#[test]
+fn disks_go_back_to_a_snapshot_together_and_go_on_from_there() {
+    let (directory, pool, holder, head) = disk();
+    pool.create_disk("logs", DISK).unwrap();
+    let logs = holder.attach_disk("logs").unwrap();
+    let (then, other) = (bytes(200_000, 1), bytes(9000, 2));
+    head.write(4096, &then).unwrap();
+    logs.write(0, &other).unwrap();
+    snapshot(&holder, "s", &[&head, &logs]);
+    let id = pool.find("s").unwrap().id;
+    head.write(8192, &bytes(300_000, 3)).unwrap();
+    logs.discard(0, DISK).unwrap();
+    head.flush().unwrap();
+    // A part of it is in the map already, a part only in the log.
+    snapshot(&holder, "later", &[&head]);
+    head.write(0, &bytes(50_000, 4)).unwrap();
+    logs.resize(2 * DISK).unwrap();
+    let in_use = || pool.status().unwrap().holders[0].blocks_in_use;
+    let before = in_use();
+
+    let refused = DiskHead::rewind_all(&[(&head, "data"), (&logs, "log")], id);
+    assert!(
+        matches!(&refused, Err(Error::NoDisk { near, .. }) if near == &["logs"]),
+        "{refused:?}"
+    );
+    assert!(read(&head, 0, 50_000) == bytes(50_000, 4));
+
+    DiskHead::rewind_all(&[(&logs, "logs"), (&head, "data")], id).unwrap();
+    assert!(read(&head, 4096, then.len()) == then);
+    assert!(read(&logs, 0, other.len()) == other);
+    assert_eq!(logs.size_bytes(), DISK);
+    let rest = read(&head, 4096 + then.len() as u64, 100_000);
+    assert!(rest.iter().all(|byte| *byte == 0));
+    assert_in_order(&pool);
+    assert!(in_use() < before, "{} of {before}", in_use());
+
+    // The log of before is not read any more, what is written from here on is.
+    head.write(4096, &bytes(100, 5)).unwrap();
+    let copy = directory.path().join("copy");
+    std::fs::copy(pool.path(), &copy).unwrap();
+    // Nobody has the locks of the copy.
+    let pool = Pool::open(&copy).unwrap();
+    let holder = pool.hold("next").unwrap();
+    let [head, logs] = ["data", "logs"].map(|name| holder.attach_disk(name).unwrap());
+    assert!(read(&head, 4096, 100) == bytes(100, 5));
+    assert!(read(&head, 4196, then.len() - 100) == then[100..]);
+    assert!(read(&logs, 0, other.len()) == other);
+    assert_in_order(&pool);
+}

@@ -9,6 +9,7 @@ mod fold;
 mod head;
 mod import;
 mod reader;
+mod rewind;
 
 use std::sync::Arc;
 

@@ -112,6 +112,28 @@ impl DiskReader {
         Ok(DiskCut::pinned(self.id, self.map, name))
     }
 
+    /// Checks that a snapshot has the same disk, with the same content, by this name.
+    ///
+    /// # Errors
+    /// [`Error::NotPinned`], when there is no such snapshot; [`Error::InvalidDisk`].
+    pub fn check_is_in(&self, snapshot: SnapshotId, name: &str) -> Result<()> {
+        let mut lock = CatalogLock::take(&self.pool)?;
+        let listing = lock.listing()?;
+        let listed = listing.by_id(snapshot);
+        let inode = &listed.ok_or(Error::NotPinned { id: snapshot.get() })?.inode;
+        let is_same = |map: &FileMap| {
+            let has_name = map.disk().is_some_and(|disk| disk.as_str() == name);
+            has_name && (map.root, map.size_bytes()) == (self.map.root, self.map.size_bytes())
+        };
+        match inode.disk_maps().any(is_same) {
+            true => Ok(()),
+            false => Err(Error::invalid_disk(
+                &self.name,
+                "the snapshot has it with another content".to_owned(),
+            )),
+        }
+    }
+
     /// Reads bytes.
     ///
     /// # Errors

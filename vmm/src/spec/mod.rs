@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub use builder::VmSpecBuilder;
 pub use device::{DeclaredDevice, DeviceKind};
-pub use nvvmm_devices::virtio::{DiskRate, DiskSpec};
+pub use nvvmm_devices::virtio::{DiskRate, DiskSource, DiskSpec};
 use saved::SavedSpec;
 pub(crate) use saved::{SpecError, decode};
 

@@ -29,7 +29,7 @@ pub use self::rate::DiskRate;
 use self::rate::Throttle;
 pub use self::raw::{BlockError, RawDisk};
 use self::request::{ID_BYTES, Request, Target};
-pub use self::spec::DiskSpec;
+pub use self::spec::{DiskSource, DiskSpec};
 use super::chain::{Chain, ChainError};
 use super::device::{Served, VirtioDevice, read_fields};
 use crate::lifecycle::{LifecycleError, SavedDevice};
