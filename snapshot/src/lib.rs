@@ -114,7 +114,7 @@ pub use lock_holder::LockHolder;
 pub use lock_times::LockUse;
 pub use lock_wait::{LockWait, wait_for_locks_at_most};
 pub use moving::{MoveProgress, ReceiveOptions, ReceiveReport, SendOptions, SendReport};
-pub use name::DiskName;
+pub use name::{DiskName, near_names};
 pub use number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameIndex,
     FrameSet, SnapshotId,

@@ -68,7 +68,7 @@ impl Serialize for DiskName {
 }
 
 /// The names that someone who typed `wanted` may have meant, best first, at most three.
-pub(crate) fn near_names<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
+pub fn near_names<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut near: Vec<(usize, &str)> = names
         .filter_map(|name| {
             let distance = if name.starts_with(wanted) || wanted.starts_with(name) {

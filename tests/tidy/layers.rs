@@ -35,6 +35,7 @@ const LAYERS: &[Layers] = &[
             "sys",
             "stats",
             "error spec threads",
+            "disk",
         ],
     },
     Layers {

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use nvvmm::disk::DiskUser;
 use nvvmm::machine::{Hold, Machine, MachineEvent, MachineParts, MachineStateV1};
 use nvvmm::memory::{GuestRam, WriteLog};
-use nvvmm::spec::{DiskSpec, VmSpec, files::OpenedFiles};
+use nvvmm::spec::{DiskSource, DiskSpec, VmSpec, files::OpenedFiles};
 use nvvmm_devices::ConsoleStreams;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -51,7 +52,7 @@ struct Args {
 
 fn build(spec: &VmSpec, ram: &GuestRam, dirty_log: bool) -> Result<Machine> {
     let console = ConsoleStreams::stdio(true)?;
-    let files = OpenedFiles::open(spec)?;
+    let files = OpenedFiles::open(spec, &DiskUser::OF_FILES)?;
     let parts = MachineParts {
         spec,
         files: &files,
@@ -130,7 +131,7 @@ fn main() -> Result<()> {
         .init();
     let args = Args::parse();
     let disks = args.disk.iter().map(|path| DiskSpec {
-        path: path.clone(),
+        source: DiskSource::File(path.clone()),
         read_only: false,
         ..DiskSpec::default()
     });

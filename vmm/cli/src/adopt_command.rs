@@ -69,9 +69,9 @@ fn paths(spec: &VmSpec) -> Vec<String> {
     let kernel = spec.kernel.iter().map(|path| file("kernel", path));
     let initramfs = spec.initramfs.iter().map(|path| file("initramfs", path));
     let cmdline = Some(&spec.cmdline).filter(|cmdline| !cmdline.is_empty());
-    let disks = spec.disks().map(|disk| {
+    let disks = spec.disks().filter_map(|disk| {
         let mode = if disk.read_only { "" } else { "writable " };
-        file(&format!("{mode}disk"), &disk.path)
+        Some(file(&format!("{mode}disk"), disk.path()?))
     });
     { kernel.chain(initramfs) }
         .chain(cmdline.map(|cmdline| format!("command line {cmdline}")))

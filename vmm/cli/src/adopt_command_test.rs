@@ -1,10 +1,10 @@
-use nvvmm::DiskSpec;
+use nvvmm::{DiskSource, DiskSpec};
 
 use super::*;
 
 fn disk(path: &str, read_only: bool) -> DiskSpec {
     DiskSpec {
-        path: path.into(),
+        source: DiskSource::File(path.into()),
         read_only,
         ..DiskSpec::default()
     }

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::{IsTerminal, Write, stdin};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,9 +15,8 @@ use nix::unistd::pipe2;
 use nvvmm::control::life::LifeStart;
 use nvvmm::control::past::KeptLife;
 use nvvmm::control::{Claim, NameChoice, RuntimeDir, VmControl, VmOrigin, VmState, VmStatus};
-use nvvmm::error::check_path_is_text;
+use nvvmm::spec::VmSpec;
 use nvvmm::spec::files::BootFile;
-use nvvmm::spec::{DiskSpec, VmSpec};
 use nvvmm::threads::ThreadKind;
 use nvvmm::vm::{BootChoice, RestoreOptions, VmExit, VmSource};
 use nvvmm::{ErrorKind, VmError};
@@ -26,15 +24,16 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
+use super::disk_choice::DiskChooser;
 use super::error::{SIGNALLED, exit_code};
+use super::given_path::absolute;
 use super::json::vm::Vm;
 use super::privileges::{self, Account, as_user};
 use super::start_checks::{PoolNeed, pool_for};
 use super::terminal::tell;
 use super::vm_process::{Begin, ConsoleMode, LIFE, VmProcess, set_process_name};
 use super::{
-    attended, copies, detach, error, file_size, output, process_commands, restore_notes, sandbox,
-    spares,
+    attended, copies, detach, error, output, process_commands, restore_notes, sandbox, spares,
 };
 
 /// `nvvmm run`.
@@ -48,7 +47,7 @@ pub fn run(arguments: RunArguments, given: &Given) -> Result<ExitCode, VmError> 
         disks,
         start,
     } = arguments;
-    launch(start, PoolNeed::Made, given, || {
+    launch(start, PoolNeed::Made, given, |chooser| {
         let BootChoice {
             kernel,
             initramfs,
@@ -59,7 +58,7 @@ pub fn run(arguments: RunArguments, given: &Given) -> Result<ExitCode, VmError> 
             .cmdline(cmdline)
             .vcpus(cpus)
             .memory_bytes(memory)
-            .disks(readable_disks(disks)?)
+            .disks(chooser.choose(disks)?)
             .agent_devices()
             .build();
         Ok(VmSource::Boot(spec))
@@ -111,22 +110,24 @@ fn restore_anew(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, 
         clock,
         disks,
         stale_disks,
+        ephemeral,
         kernel,
         initramfs,
         cmdline,
         start,
     } = arguments;
-    launch(start, PoolNeed::Found, given, || {
+    launch(start, PoolNeed::Found, given, |chooser| {
         let disks = if disks.is_empty() {
             None
         } else {
-            Some(readable_disks(disks)?)
+            Some(chooser.choose(disks)?)
         };
         let boot = kernel.map(|kernel| boot_choice(&kernel, initramfs.as_deref(), cmdline));
         Ok(VmSource::Restore(RestoreOptions {
             snapshot,
             disks,
             boot: boot.transpose()?,
+            ephemeral,
             once,
             prefault,
             step_clock: clock == ClockChoice::Step,
@@ -181,7 +182,7 @@ fn launch(
     start: StartArguments,
     need: PoolNeed,
     given: &Given,
-    source: impl FnOnce() -> Result<VmSource, VmError>,
+    source: impl FnOnce(&DiskChooser<'_>) -> Result<VmSource, VmError>,
 ) -> Result<ExitCode, VmError> {
     let console = console_choice(&start)?;
     let account = privileges::wanted(&start)?;
@@ -252,10 +253,13 @@ fn be_background_vm(
     start: &StartArguments,
     account: Option<Account>,
     (need, given): (PoolNeed, &Given),
-    source: impl FnOnce() -> Result<VmSource, VmError>,
+    source: impl FnOnce(&DiskChooser<'_>) -> Result<VmSource, VmError>,
     reported: &mut bool,
 ) -> Result<String, VmError> {
-    let source = source()?;
+    let source = source(&DiskChooser {
+        pool: &start.pool,
+        account: account.as_ref(),
+    })?;
     let pool = pool_for(start, account.as_ref(), need, &source)?;
     let named = claim(start, account.as_ref(), &pool, &given.begin(&source, &pool))?;
     let name = named.0.paths().name.clone();
@@ -299,9 +303,12 @@ fn be_vm(
     account: Option<Account>,
     (need, given): (PoolNeed, &Given),
     console: ConsoleChoice,
-    source: impl FnOnce() -> Result<VmSource, VmError>,
+    source: impl FnOnce(&DiskChooser<'_>) -> Result<VmSource, VmError>,
 ) -> Result<(), VmError> {
-    let source = source()?;
+    let source = source(&DiskChooser {
+        pool: &start.pool,
+        account: account.as_ref(),
+    })?;
     let pool = pool_for(start, account.as_ref(), need, &source)?;
     let named = claim(start, account.as_ref(), &pool, &given.begin(&source, &pool))?;
     let name = named.0.paths().name.clone();
@@ -391,45 +398,6 @@ fn boot_choice(
 fn to_boot(what: &'static str, path: &Path) -> Result<PathBuf, VmError> {
     BootFile::open(what, path)?;
     absolute(what, path)
-}
-
-/// `path` made absolute. It must be text then, also the working directory.
-fn absolute(what: &str, path: &Path) -> Result<PathBuf, VmError> {
-    let failed = |e| VmError::io(format_args!("find {what} {}", path.display()), &e);
-    let path = std::path::absolute(path).map_err(failed)?;
-    check_path_is_text(what, &path)?;
-    Ok(path)
-}
-
-/// `path` made absolute, when it can be read. Does not wait for the other end of a pipe.
-fn readable(what: &str, path: &Path) -> Result<PathBuf, VmError> {
-    let failed =
-        |e: std::io::Error| VmError::io(format_args!("read the {what} {}", path.display()), &e);
-    let mut options = File::options();
-    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
-    let file = options.open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.is_dir() {
-        return Err(VmError::new(
-            ErrorKind::Usage,
-            format!("the {what} {} is a directory", path.display()),
-        ));
-    }
-    absolute(&format!("the {what}"), path)
-}
-
-fn readable_disks(disks: Vec<DiskSpec>) -> Result<Vec<DiskSpec>, VmError> {
-    disks
-        .into_iter()
-        .map(|disk| {
-            if !disk.read_only {
-                file_size::check_file("disk", &disk.path)?;
-            }
-            Ok(DiskSpec {
-                path: readable("disk", &disk.path)?,
-                ..disk
-            })
-        })
-        .collect()
 }
 
 /// Ends this VM process when the user asks for it by a signal.

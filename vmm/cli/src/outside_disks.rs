@@ -4,6 +4,7 @@ use std::path::Path;
 
 use nvvmm::checkpoint::report::OutsideDisk;
 use nvvmm::control::VmStatus;
+use nvvmm::spec::DiskSpec;
 
 use super::terminal::{shown_in_line, tell as tell_user};
 
@@ -14,11 +15,12 @@ pub fn tell(disks: &[OutsideDisk]) {
 
 /// Tells of the disks that the checkpoints of a VM do not hold.
 pub fn tell_of_running(status: &VmStatus) {
-    let writable = status.disks.iter().filter(|disk| !disk.read_only);
-    let disks: Vec<OutsideDisk> = writable
-        .map(|disk| OutsideDisk {
-            checked: !is_block_device(&disk.path),
-            path: disk.path.display().to_string(),
+    let disks = status.disks.iter().map(|disk| &disk.disk);
+    let images = { disks.filter(|disk| !disk.read_only) }.filter_map(DiskSpec::path);
+    let disks: Vec<OutsideDisk> = images
+        .map(|path| OutsideDisk {
+            checked: !is_block_device(path),
+            path: path.display().to_string(),
         })
         .collect();
     tell(&disks);

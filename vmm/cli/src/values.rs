@@ -9,7 +9,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use glob::Pattern;
 use nvvmm::control::registry::{VM_NAME_BYTES_MAX, check_vm_name};
 use nvvmm::ring::is_member_name;
-use nvvmm::spec::{DiskSpec, VmSpec};
+use nvvmm::spec::{DiskSource, DiskSpec, VmSpec};
 use nvvmm_snapshot::{CHUNK_SIZE_BYTES, Durability, SizeText};
 
 use super::whole_number;
@@ -165,7 +165,7 @@ pub fn disk(text: &str) -> Result<DiskSpec, String> {
         return Err("the path of the disk is missing".to_owned());
     }
     let mut disk = DiskSpec {
-        path: PathBuf::from(path),
+        source: DiskSource::File(PathBuf::from(path)),
         ..DiskSpec::default()
     };
     for option in options {

@@ -1,4 +1,4 @@
-use nvvmm::spec::DiskRate;
+use nvvmm::spec::{DiskRate, DiskSource};
 
 use super::*;
 
@@ -110,7 +110,7 @@ fn a_disk_has_limits_of_bytes_and_requests_per_second() {
 fn disks_are_paths_with_an_option() {
     let disk_of = |path: &str, read_only| {
         Ok(DiskSpec {
-            path: PathBuf::from(path),
+            source: DiskSource::File(PathBuf::from(path)),
             read_only,
             ..DiskSpec::default()
         })

@@ -140,7 +140,7 @@ impl VmProcess {
             vsock.guest = vsock.guest.with_connector(helper.connector());
         }
         let files = match confined || account.is_some() {
-            true => vm::open_ahead(&pool, &source)?,
+            true => vm::open_ahead(&pool, &source, &paths.name)?,
             false => None,
         };
         let dirty_log = cfg!(debug_assertions) && std::env::var_os(DIRTY_LOG_VARIABLE).is_some();

@@ -2,8 +2,8 @@
 //!
 //! Three steps, the same for every engine:
 //! 1. *Prepare*, while the guest runs: `CopyAhead`, `ReserveBlocks`, `ArmAhead`.
-//! 2. *Stand still*: `PauseVcpus`, `QuiesceDevices`, `SaveDevices`, `SaveVcpus`, `CopyRest`,
-//!    `ShareFrames`, `ArmWriteProtect`, `ResumeDevices`, `ResumeVcpus`.
+//! 2. *Stand still*: `PauseVcpus`, `QuiesceDevices`, `SaveDevices`, `CutDisks`, `SaveVcpus`,
+//!    `CopyRest`, `ShareFrames`, `ArmWriteProtect`, `ResumeDevices`, `ResumeVcpus`.
 //! 3. *Finish*, when the guest runs again: `CopyHot`, `Flush`, `Commit`.
 //!
 //! The engine itself times the phases that only one engine has: `CopyAhead` and `CopyRest` where
@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use nvvmm_devices::virtio::ContentStamp;
 use nvvmm_snapshot::{
-    BLOCK_SIZE_BYTES, Committed, FaultPoint, Holder, NewMap, NewSnapshot, Reservation, SizeText,
-    SnapshotId, SnapshotKind, fault_point,
+    BLOCK_SIZE_BYTES, Committed, DiskCut, FaultPoint, Holder, NewMap, NewSnapshot, Reservation,
+    SizeText, SnapshotId, SnapshotKind, fault_point,
 };
 
 use super::{
@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     cow::{CopiedAhead, CowEngine, CowError, Lack, ShareSet, Still},
+    disk,
     machine::{Hold, Machine, MachineError, MachineStateV1},
     memory::WriteLog,
     spec::VmSpec,
@@ -191,7 +192,12 @@ fn attempt(
             machine: uncommitted.state,
             disks: Some(disks).filter(|disks| !disks.is_empty()),
         };
-        commit(taking, &saved, &shared, uncommitted.reservation)
+        commit(
+            taking,
+            &saved,
+            &shared,
+            (uncommitted.cuts, uncommitted.reservation),
+        )
     });
     let committed = match committed {
         Ok(committed) => committed,
@@ -309,8 +315,10 @@ fn full_as(meaning: fn(Lack) -> TakeError) -> impl FnOnce(CowError) -> TakeError
 /// A snapshot at its instant, saved and shared, and not yet committed.
 struct Uncommitted {
     state: MachineStateV1,
-    /// Content of the disks.
+    /// Content of the disks that are image files.
     disks: Vec<Option<ContentStamp>>,
+    /// The disks of the pool.
+    cuts: Vec<DiskCut>,
     shared: ShareSet,
     /// Blocks for the commit's metadata.
     reservation: Reservation,
@@ -339,6 +347,7 @@ fn stand_still(
     let (devices, disks) = phases.run("SaveDevices", || {
         Ok::<_, MachineError>((machine.save_devices()?, machine.note_disks()))
     })?;
+    let cuts = phases.run("CutDisks", || disk::cut(machine.disks()))?;
     let kvm = phases.run("SaveVcpus", || machine.save_kvm())?;
     fault_point(FaultPoint::SnapshotSaved);
     let begun = taking.pending.begin();
@@ -361,6 +370,7 @@ fn stand_still(
     Ok(Uncommitted {
         state: MachineStateV1 { kvm, devices },
         disks,
+        cuts,
         shared,
         reservation,
         room,
@@ -457,7 +467,7 @@ fn commit(
     taking: &Taking<'_>,
     saved: &SavedVm,
     shared: &ShareSet,
-    reservation: Reservation,
+    (cuts, reservation): (Vec<DiskCut>, Reservation),
 ) -> Result<Done, TakeError> {
     let began = Instant::now();
     let state = saved.encode()?;
@@ -465,7 +475,7 @@ fn commit(
         id,
         metadata_blocks,
         flush,
-    } = taking.holder.commit_replacing(
+    } = taking.holder.commit_with_disks(
         NewSnapshot {
             kind: SnapshotKind::Vm,
             name: taking.name,
@@ -478,6 +488,7 @@ fn commit(
             state: &state,
             frames_new: shared.frames_new(),
         },
+        cuts,
         taking.replaced,
         reservation,
     )?;

@@ -179,10 +179,39 @@ pub struct TakeRequest {
     pub paused: bool,
 }
 
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// A disk of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Settings of the disk, with the image, or the name of the disk of the pool.
+    #[serde(flatten)]
+    pub disk: DiskSpec,
+    /// Name of a disk of the pool in snapshots of the VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drive: Option<String>,
+    /// It is a copy that was made for the VM, and stays in the pool when the VM ends.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_kept_copy: bool,
+}
+
+impl DiskStatus {
+    /// A disk that is an image file of the host.
+    pub fn of_file(disk: &DiskSpec) -> Self {
+        Self {
+            disk: disk.clone(),
+            drive: None,
+            is_kept_copy: false,
+        }
+    }
+}
+
 /// A disk whose size has changed, as the guest was told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResizedDisk {
-    /// Path of the disk.
+    /// Path of the image, or name of the disk of the pool.
     pub path: PathBuf,
     /// Its size in bytes.
     pub size_bytes: u64,
@@ -412,7 +441,7 @@ pub struct VmStatus {
     pub origin: VmOrigin,
     /// Disks of the VM, in the guest's order.
     #[serde(default)]
-    pub disks: Vec<DiskSpec>,
+    pub disks: Vec<DiskStatus>,
     /// Time since the VM process built it, in milliseconds.
     pub uptime_ms: u64,
     /// Socket with the guest's serial console.

@@ -17,6 +17,7 @@ use super::{
     worker::Workers,
 };
 use crate::{
+    disk::{SpaceListener, Wanting},
     stats::{Buckets, Histogram, Longest},
     sys::uffd::Fault,
     threads::{ThreadKind, begin as begin_thread},
@@ -168,6 +169,20 @@ impl FaultThread {
             Reason::Lacks(lack) => Some(lack),
             Reason::Lock | Reason::LockForLong => None,
         }
+    }
+
+    /// Hears of waits of the disks' requests: the guest stands still for them as for its memory.
+    pub fn disk_listener(&self) -> SpaceListener {
+        let shortage = Arc::clone(&self.shortage);
+        Box::new(move |wanting| {
+            let reason = wanting.map(|wanting| match wanting {
+                Wanting::Blocks => Reason::Lacks(Lack::Blocks),
+                Wanting::Medium => Reason::Lacks(Lack::Medium),
+                Wanting::Lock { for_long: true } => Reason::LockForLong,
+                Wanting::Lock { for_long: false } => Reason::Lock,
+            });
+            tell(shortage.set_of_disks(reason), reason);
+        })
     }
 
     /// Calls `listener` when [`FaultThread::is_starved`] changes, and at once if it is true now.

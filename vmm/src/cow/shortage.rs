@@ -1,4 +1,5 @@
-//! Times in which accesses to guest RAM wait for space, or for the pool's lock.
+//! Times in which accesses to guest RAM, or requests to disks of the pool, wait for space or for the
+//! pool's lock.
 
 use std::{
     fmt,
@@ -33,34 +34,48 @@ const REASONS: [Reason; 5] = [
     Reason::Lacks(Lack::Kernel),
 ];
 
-/// Begins and ends with the fault thread's accesses that find no space, or the pool locked.
+/// Begins and ends with accesses and requests that find no space, or the pool locked.
 #[derive(Default)]
 pub(super) struct Shortage {
-    /// The reason as a number; 0: no access waits.
-    reason: AtomicU8,
+    /// The reason for which accesses to memory wait, as a number; 0: none waits.
+    memory: AtomicU8,
+    /// The same for requests to disks of the pool.
+    disks: AtomicU8,
     /// The lock also puts changes in order: the listener hears of each, the last one last.
     listener: Mutex<Option<Listener>>,
 }
 
 impl Shortage {
-    /// True while an access waits.
+    /// True while one of them waits.
     pub fn lasts(&self) -> bool {
         self.reason().is_some()
     }
 
-    /// Reason for which accesses wait now.
+    /// The gravest reason for which any waits now.
     pub fn reason(&self) -> Option<Reason> {
-        of_number(self.reason.load(Ordering::Relaxed))
+        let reasons = [&self.memory, &self.disks];
+        let reasons = reasons.map(|reason| of_number(reason.load(Ordering::Relaxed)));
+        reasons.into_iter().max().flatten()
     }
 
-    /// Sets the state. Returns the former one if it has changed.
+    /// Sets the state of accesses to memory. Returns the former one if it has changed.
     pub fn set(&self, reason: Option<Reason>) -> Option<Option<Reason>> {
+        self.swap(&self.memory, reason)
+    }
+
+    /// The same for requests to disks.
+    pub fn set_of_disks(&self, reason: Option<Reason>) -> Option<Option<Reason>> {
+        self.swap(&self.disks, reason)
+    }
+
+    fn swap(&self, of: &AtomicU8, reason: Option<Reason>) -> Option<Option<Reason>> {
         let listener = lock(&self.listener);
-        let before = of_number(self.reason.swap(number(reason), Ordering::Relaxed));
-        if before.is_some() != reason.is_some()
+        let lasted = self.lasts();
+        let before = of_number(of.swap(number(reason), Ordering::Relaxed));
+        if lasted != self.lasts()
             && let Some(listener) = &*listener
         {
-            listener(reason.is_some());
+            listener(!lasted);
         }
         (before != reason).then_some(before)
     }

@@ -9,9 +9,7 @@ mod space;
 
 use std::sync::Arc;
 
-use nvvmm_devices::virtio::{
-    BlockError, ContentStamp, DiskBackend, DiskSource, DiskSpec, RawDisk,
-};
+use nvvmm_devices::virtio::{BlockError, ContentStamp, DiskBackend, DiskSource, DiskSpec, RawDisk};
 use nvvmm_snapshot::{DiskCut, DiskHead, Holder, Pool, SnapshotId};
 
 pub use pool_disk::PoolDisk;
@@ -45,6 +43,26 @@ pub enum DisksFrom<'a> {
         /// The copies are removed when the VM ends, whatever was written to them.
         ephemeral: bool,
     },
+}
+
+/// The VM that disks are opened for.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskUser<'a> {
+    /// The pool of its memory and disks. A VM without one has no disks of a pool.
+    pub pool: Option<&'a Arc<Pool>>,
+    /// Its name.
+    pub vm: &'a str,
+    /// The place that the content of its pool's disks is taken from.
+    pub from: DisksFrom<'a>,
+}
+
+impl DiskUser<'_> {
+    /// A VM whose disks are image files.
+    pub const OF_FILES: DiskUser<'static> = DiskUser {
+        pool: None,
+        vm: "vm",
+        from: DisksFrom::Newest,
+    };
 }
 
 /// An open disk of one machine.
@@ -138,15 +156,13 @@ pub struct OpenDisks {
 }
 
 impl OpenDisks {
-    /// Opens disks for a VM of this name.
+    /// Opens disks for a VM.
     ///
     /// # Errors
     /// One of them cannot be opened; nothing is left then.
     pub fn open<'a>(
-        pool: Option<&Arc<Pool>>,
-        vm: &str,
         specs: impl Iterator<Item = &'a DiskSpec>,
-        from: DisksFrom<'_>,
+        user: &DiskUser<'_>,
     ) -> Result<Self, DiskOpenError> {
         let mut opened = Self {
             disks: Vec::new(),
@@ -156,8 +172,8 @@ impl OpenDisks {
             let disk = match &spec.source {
                 DiskSource::File(path) => OpenDisk::File(RawDisk::open(path, spec.read_only)?),
                 DiskSource::Pool(drive) => {
-                    let holder = opened.holder(pool, vm)?;
-                    let file = open_in_pool(&holder, (vm, drive), spec.read_only, from)?;
+                    let holder = opened.holder(user)?;
+                    let file = open_in_pool(&holder, (user, drive), spec.read_only)?;
                     OpenDisk::Pool(PoolDisk::of(Arc::new(file)))
                 }
             };
@@ -166,16 +182,13 @@ impl OpenDisks {
         Ok(opened)
     }
 
-    fn holder(
-        &mut self,
-        pool: Option<&Arc<Pool>>,
-        vm: &str,
-    ) -> Result<Arc<Holder>, nvvmm_snapshot::Error> {
+    fn holder(&mut self, user: &DiskUser<'_>) -> Result<Arc<Holder>, nvvmm_snapshot::Error> {
         if let Some(holder) = &self.holder {
             return Ok(Arc::clone(holder));
         }
-        let pool = pool.ok_or(nvvmm_snapshot::Error::NoDisksYet)?;
-        Ok(Arc::clone(self.holder.insert(Arc::new(pool.hold(vm)?))))
+        let pool = user.pool.ok_or(nvvmm_snapshot::Error::NoDisksYet)?;
+        let holder = Arc::new(pool.hold(user.vm)?);
+        Ok(Arc::clone(self.holder.insert(holder)))
     }
 
     /// The disks, in the order of the spec.
@@ -185,30 +198,17 @@ impl OpenDisks {
 
     /// What is taken of a VM with these disks is foreign.
     pub fn are_foreign(&self) -> bool {
-        self.holder.as_ref().is_some_and(|holder| holder.is_foreign())
-    }
-
-    /// Notes that a snapshot has all of the disks, and that the VM goes on from it some time: the
-    /// copies are not needed any more.
-    pub fn note_saved(&self) {
-        let disks = self.disks.iter().filter_map(OpenDisk::pool_disk);
-        disks.for_each(PoolDisk::note_saved);
-    }
-
-    /// Has all disks of the pool be as they were at a snapshot that somebody pins, by one commit.
-    /// Nothing may use them meanwhile.
-    ///
-    /// # Errors
-    /// The snapshot has other disks, or the pool is full. Nothing has changed then.
-    pub fn rewind(&self, snapshot: SnapshotId) -> Result<(), nvvmm_snapshot::Error> {
-        rewind(&self.disks, snapshot)
+        self.holder
+            .as_ref()
+            .is_some_and(|holder| holder.is_foreign())
     }
 }
 
-/// Has the disks of the pool among these be as they were at a snapshot, by one commit.
+/// Has the disks of the pool among these be as they were at a snapshot that somebody pins, by one
+/// commit. Nothing may use them meanwhile.
 ///
 /// # Errors
-/// As [`OpenDisks::rewind`].
+/// The snapshot has other disks, or the pool is full. Nothing has changed then.
 pub fn rewind(disks: &[OpenDisk], snapshot: SnapshotId) -> Result<(), nvvmm_snapshot::Error> {
     let mut heads: Vec<(&DiskHead, &str)> = Vec::new();
     for disk in disks.iter().filter_map(OpenDisk::pool_disk) {
@@ -218,6 +218,13 @@ pub fn rewind(disks: &[OpenDisk], snapshot: SnapshotId) -> Result<(), nvvmm_snap
         }
     }
     DiskHead::rewind_all(&heads, snapshot)
+}
+
+/// Notes that a snapshot has all of the pool's disks among these, and that the VM goes on from it
+/// some time: its copies are not needed any more.
+pub fn note_saved(disks: &[OpenDisk]) {
+    let disks = disks.iter().filter_map(OpenDisk::pool_disk);
+    disks.for_each(PoolDisk::note_saved);
 }
 
 /// The disks of the pool among these at this moment, for a snapshot.
@@ -240,18 +247,17 @@ impl Drop for OpenDisks {
 /// Opens one disk of the pool.
 fn open_in_pool(
     holder: &Arc<Holder>,
-    (vm, drive): (&str, &str),
+    (user, drive): (&DiskUser<'_>, &str),
     read_only: bool,
-    from: DisksFrom<'_>,
 ) -> Result<PoolDiskFile, nvvmm_snapshot::Error> {
     let pool = holder.pool();
-    let (name, copy) = match from {
+    let (name, copy) = match user.from {
         DisksFrom::Newest => (drive.to_owned(), None),
         DisksFrom::Snapshot {
             snapshot,
             ephemeral,
         } => (
-            copy_of(pool, (snapshot, drive), vm)?,
+            copy_of(pool, (snapshot, drive), user.vm)?,
             Some(pool_disk::Copy { ephemeral }),
         ),
     };

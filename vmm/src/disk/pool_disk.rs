@@ -220,7 +220,11 @@ impl DiskBackend for PoolDisk {
     }
 
     fn read_at(&self, slices: &[VolatileSlice<'_>], offset_bytes: u64) -> Result<(), DiskError> {
-        let mut piece = self.file.piece.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut piece = self
+            .file
+            .piece
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for (slices, offset, len) in pieces(slices, offset_bytes) {
             piece.resize(len, 0);
             let into = &mut piece[..];
@@ -240,7 +244,11 @@ impl DiskBackend for PoolDisk {
 
     fn write_at(&self, slices: &[VolatileSlice<'_>], offset_bytes: u64) -> Result<(), DiskError> {
         let head = self.head()?;
-        let mut piece = self.file.piece.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut piece = self
+            .file
+            .piece
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for (slices, offset, len) in pieces(slices, offset_bytes) {
             piece.resize(len, 0);
             let mut at = 0;

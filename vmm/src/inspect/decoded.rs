@@ -12,7 +12,7 @@ use super::InspectError;
 use crate::arch::{VcpuStateV1, VmStateV1};
 use crate::checkpoint::blob::SavedVm;
 use crate::process::SavedProcess;
-use crate::spec::{DeviceKind, VmSpec};
+use crate::spec::{DeviceKind, DiskSpec, VmSpec};
 
 /// Decodes a state blob: spec, vCPUs and devices of a VM. To the host the state of processes is
 /// as any bytes.
@@ -55,7 +55,8 @@ fn of_spec(spec: &VmSpec) -> Value {
         json!({
             "slot": device.slot,
             "kind": kind,
-            "path": disk.map(|disk| path_text(&disk.path)),
+            "path": disk.and_then(DiskSpec::path).map(path_text),
+            "pool_disk": disk.and_then(DiskSpec::pool_disk),
             "read_only": disk.map(|disk| disk.read_only),
         })
     });

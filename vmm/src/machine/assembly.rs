@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use kvm_ioctls::VcpuFd;
-use nvvmm_devices::virtio::{ContentStamp, DiskBackend, PmemRange, RawDisk};
+use nvvmm_devices::virtio::{ContentStamp, PmemRange};
 use nvvmm_devices::{AcpiPower, ConsoleStreams, HostSocket, SavedDevice};
 use nvvmm_snapshot::{Resource, ask_for};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -21,6 +21,7 @@ use super::vcpu::{Shared, Vcpu};
 use super::{MachineError, MachineStateV1, Result};
 use crate::arch::boot::{self, BootParts, Entry, acpi::AcpiParts};
 use crate::arch::{self, HostCpu, KvmStateV1};
+use crate::disk::OpenDisk;
 use crate::kvm::{Host, KvmVm};
 use crate::memory::{GuestMemory, RamSlot, WriteLog};
 use crate::spec::VmSpec;
@@ -54,8 +55,8 @@ pub struct MachineParts<'a> {
 pub struct Machine {
     spec: VmSpec,
     boot: Option<BootFiles>,
-    /// The disks' images, in the order of the spec.
-    disks: Vec<RawDisk>,
+    /// The disks, in the order of the spec.
+    disks: Vec<OpenDisk>,
     // The vCPUs before the VM, and both before the memory: the guest can write memory while either
     // lives.
     vcpus: Vec<Arc<Vcpu>>,
@@ -127,7 +128,7 @@ impl Machine {
         let events = Events::new().map_err(super::error::host("make the event queue"))?;
         let disks = files.disks()?.into_iter();
         let host_side = HostSide {
-            disks: disks.map(|disk| Arc::new(disk) as _).collect(),
+            disks: disks.map(OpenDisk::into_backend).collect(),
             console,
             vsock,
         };
@@ -448,14 +449,14 @@ impl Machine {
         (0..self.board.pmem.len()).any(|index| self.shows_window(index))
     }
 
-    /// Content of each disk, for a snapshot: the first write after this is told from those before.
-    /// Devices must be paused. `None` for a disk of which nothing can be told.
+    /// Content of each image, for a snapshot: the first write after this is told from those before.
+    /// Devices must be paused. `None` for a disk of which nothing can be told, or of the pool.
     pub fn note_disks(&self) -> Vec<Option<ContentStamp>> {
-        self.disks.iter().map(RawDisk::note_content).collect()
+        self.disks.iter().map(OpenDisk::note_content).collect()
     }
 
-    /// The disks' images, in the order of the spec.
-    pub fn disks(&self) -> &[RawDisk] {
+    /// The disks, in the order of the spec.
+    pub fn disks(&self) -> &[OpenDisk] {
         &self.disks
     }
 
@@ -464,10 +465,10 @@ impl Machine {
     ///
     /// # Errors
     /// [`MachineError::Disk`] when a disk has a size that is none; the guest is told nothing.
-    pub fn measure_disks(&self) -> Result<Vec<&RawDisk>> {
+    pub fn measure_disks(&self) -> Result<Vec<&OpenDisk>> {
         let mut resized = Vec::new();
         for disk in &self.disks {
-            if disk.size_bytes() != disk.measure()? {
+            if disk.measure()? {
                 resized.push(disk);
             }
         }

@@ -30,6 +30,9 @@ pub enum MachineError {
     /// A disk cannot be used.
     #[error(transparent)]
     Disk(#[from] BlockError),
+    /// A disk of the pool cannot be used.
+    #[error(transparent)]
+    PoolDisk(nvvmm_snapshot::Error),
     /// The machine asked for cannot be built.
     #[error("{0}")]
     Spec(String),
@@ -60,6 +63,7 @@ impl From<OpenError> for MachineError {
         match error {
             OpenError::Boot(error) => Self::Boot(error.into()),
             OpenError::Disk(error) => Self::Disk(error),
+            OpenError::PoolDisk(error) => Self::PoolDisk(error),
         }
     }
 }

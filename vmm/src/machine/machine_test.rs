@@ -13,8 +13,11 @@ use super::*;
 use crate::arch::boot::layout::{PD, PML4};
 use crate::arch::state_test::kvm_is_missing;
 use crate::checkpoint::blob::SavedVm;
+use crate::disk::DiskUser;
 use crate::memory::{GuestRam, WriteLog};
-use crate::spec::{DeclaredDevice, DeviceKind, DiskSpec, VmSpec, files::OpenedFiles, saved_test};
+use crate::spec::{
+    DeclaredDevice, DeviceKind, DiskSource, DiskSpec, VmSpec, files::OpenedFiles, saved_test,
+};
 
 /// Addresses of a guest's code and of its counters.
 const CODE: u64 = 0x10_0000;
@@ -122,7 +125,7 @@ impl Bench {
         console.output = Some(output);
         let parts = MachineParts {
             spec: &self.spec,
-            files: &OpenedFiles::open(&self.spec).unwrap(),
+            files: &OpenedFiles::open(&self.spec, &DiskUser::OF_FILES).unwrap(),
             memory: Arc::clone(ram.memory()),
             slots: ram.slots(),
             console,
@@ -420,7 +423,7 @@ fn devices_may_be_in_any_slots() {
     let image = bench.dir.path().join("disk");
     fs::write(&image, vec![0; 1 << 20]).unwrap();
     let disk = DeviceKind::Disk(DiskSpec {
-        path: image,
+        source: DiskSource::File(image),
         // The new machine opens it while the old one has it open.
         read_only: true,
         ..DiskSpec::default()
@@ -449,7 +452,7 @@ fn devices_of_an_old_snapshot_are_restored() {
         fs::write(&path, vec![0; size]).unwrap();
         let read_only = name == "b";
         DiskSpec {
-            path,
+            source: DiskSource::File(path),
             read_only,
             ..DiskSpec::default()
         }
@@ -460,7 +463,7 @@ fn devices_of_an_old_snapshot_are_restored() {
     let socket = HostSocket::bind(&bench.dir.path().join("vsock")).unwrap();
     let machine = Machine::create(MachineParts {
         spec: &spec,
-        files: &OpenedFiles::open_restored(&spec).unwrap(),
+        files: &OpenedFiles::open_restored(&spec, &DiskUser::OF_FILES).unwrap(),
         memory: Arc::clone(ram.memory()),
         slots: ram.slots(),
         console: ConsoleStreams::default(),
@@ -501,7 +504,7 @@ fn a_state_with_other_devices_is_refused() {
     let image = bench.dir.path().join("disk");
     fs::write(&image, vec![0; 1 << 20]).unwrap();
     let disk = DiskSpec {
-        path: image,
+        source: DiskSource::File(image),
         read_only: false,
         ..DiskSpec::default()
     };
@@ -525,7 +528,8 @@ fn machines_that_cannot_be_are_refused() {
     let refused = |change: &dyn Fn(&mut VmSpec)| {
         let mut spec = bench.spec.clone();
         change(&mut spec);
-        let opened = check_devices(&spec).and_then(|()| Ok(OpenedFiles::open(&spec)?));
+        let opened =
+            check_devices(&spec).and_then(|()| Ok(OpenedFiles::open(&spec, &DiskUser::OF_FILES)?));
         let files = match opened {
             Ok(files) => files,
             Err(error) => return error.to_string(),
@@ -547,7 +551,7 @@ fn machines_that_cannot_be_are_refused() {
     assert!(refused(&|spec| spec.vcpus = 0).contains("1 to"));
     assert!(refused(&|spec| spec.vcpus = 255).contains("not 255"));
     let missing = DiskSpec {
-        path: "/nonexistent/disk".into(),
+        source: DiskSource::File("/nonexistent/disk".into()),
         read_only: true,
         ..DiskSpec::default()
     };

@@ -11,10 +11,11 @@ use std::{
     sync::Arc,
 };
 
-use nvvmm_devices::virtio::{BlockError, DiskBackend, RawDisk};
+use nvvmm_devices::virtio::{BlockError, RawDisk};
 use nvvmm_snapshot::{Durability, Pool};
 
 use super::VmSpec;
+use crate::disk::{DiskOpenError, DiskUser, OpenDisk, OpenDisks};
 
 /// Reasons why a file that guests are booted from cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +76,18 @@ pub enum OpenError {
     /// A disk.
     #[error(transparent)]
     Disk(#[from] BlockError),
+    /// A disk of the pool.
+    #[error(transparent)]
+    PoolDisk(#[from] nvvmm_snapshot::Error),
+}
+
+impl From<DiskOpenError> for OpenError {
+    fn from(error: DiskOpenError) -> Self {
+        match error {
+            DiskOpenError::Image(error) => Self::Disk(error),
+            DiskOpenError::Pool(error) => Self::PoolDisk(error),
+        }
+    }
 }
 
 /// An open regular file that guests are booted from.
@@ -201,30 +214,30 @@ impl BootFiles {
 /// The open files of one machine, which each machine that takes its place uses, too.
 pub struct OpenedFiles {
     boot: Result<BootFiles, String>,
-    disks: Vec<RawDisk>,
+    disks: OpenDisks,
 }
 
 impl OpenedFiles {
-    /// Opens all files that `spec` names.
+    /// Opens all files and disks that `spec` names.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open(spec: &VmSpec) -> Result<Self, OpenError> {
+    pub fn open(spec: &VmSpec, user: &DiskUser<'_>) -> Result<Self, OpenError> {
         Ok(Self {
             boot: Ok(BootFiles::open(spec)?),
-            disks: open_disks(spec)?,
+            disks: OpenDisks::open(spec.disks(), user)?,
         })
     }
 
-    /// Opens all files of a machine that is restored. It needs its kernel for a reboot only: one
-    /// that cannot be opened is no error yet.
+    /// Opens all files and disks of a machine that is restored. It needs its kernel for a reboot
+    /// only: one that cannot be opened is no error yet.
     ///
     /// # Errors
-    /// [`OpenError::Disk`].
-    pub fn open_restored(spec: &VmSpec) -> Result<Self, OpenError> {
+    /// [`OpenError::Disk`], [`OpenError::PoolDisk`].
+    pub fn open_restored(spec: &VmSpec, user: &DiskUser<'_>) -> Result<Self, OpenError> {
         Ok(Self {
             boot: BootFiles::open(spec).map_err(|error| error.to_string()),
-            disks: open_disks(spec)?,
+            disks: OpenDisks::open(spec.disks(), user)?,
         })
     }
 
@@ -243,48 +256,47 @@ impl OpenedFiles {
             (boot.kernel.path(), initramfs)
         });
         let named = (spec.kernel.as_deref()).map(|kernel| (kernel, spec.initramfs.as_deref()));
-        let disks = self
-            .disks
-            .iter()
-            .map(|disk| (disk.path(), disk.is_read_only()));
-        let named_disks = { spec.disks() }.map(|disk| (disk.path.as_path(), disk.read_only));
-        boot.is_none_or(|boot| named == Some(boot)) && disks.eq(named_disks)
+        let disks = self.open_disks();
+        let has_named_disks =
+            disks.len() == spec.disks().count() && { disks.iter().zip(spec.disks()) }
+                .all(|(disk, named)| disk.is_of(named));
+        boot.is_none_or(|boot| named == Some(boot)) && has_named_disks
     }
 
     /// The disks, in the order of the spec, for one machine.
     ///
     /// # Errors
     /// A disk has an impossible size by now.
-    pub fn disks(&self) -> Result<Vec<RawDisk>, BlockError> {
-        self.disks.iter().map(RawDisk::reuse).collect()
+    pub fn disks(&self) -> Result<Vec<OpenDisk>, BlockError> {
+        self.open_disks().iter().map(OpenDisk::reuse).collect()
     }
 
     /// The open disks, to look at.
-    pub fn open_disks(&self) -> &[RawDisk] {
-        &self.disks
+    pub fn open_disks(&self) -> &[OpenDisk] {
+        self.disks.as_slice()
+    }
+
+    /// What is taken of a machine with these disks is foreign.
+    pub fn are_disks_foreign(&self) -> bool {
+        self.disks.are_foreign()
     }
 
     /// Has writes to the disks be told from those before a snapshot in `pool`, as long as that
     /// snapshot can survive.
     pub fn tell_writes_apart(&self, pool: &Pool) {
         if pool.durability().strongest != Durability::Process {
-            self.disks
-                .iter()
-                .for_each(RawDisk::tell_writes_apart_stably);
+            self.images().for_each(RawDisk::tell_writes_apart_stably);
         }
     }
 
     /// Notes that the VM has ended, and writes no more.
     pub fn settle(&self) {
-        self.disks.iter().for_each(RawDisk::settle);
+        self.images().for_each(RawDisk::settle);
     }
-}
 
-fn open_disks(spec: &VmSpec) -> Result<Vec<RawDisk>, BlockError> {
-    let disks = spec.disks();
-    disks
-        .map(|disk| RawDisk::open(&disk.path, disk.read_only))
-        .collect()
+    fn images(&self) -> impl Iterator<Item = &RawDisk> {
+        self.open_disks().iter().filter_map(OpenDisk::file)
+    }
 }
 
 #[cfg(test)]

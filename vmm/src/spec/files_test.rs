@@ -3,7 +3,8 @@ use std::{fs, os::unix::net::UnixListener};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 
 use super::*;
-use crate::spec::DiskSpec;
+use crate::disk::DiskUser;
+use crate::spec::{DiskSource, DiskSpec};
 
 fn refused(what: &'static str, path: &Path) -> FileError {
     BootFile::open(what, path).expect_err("it is not to boot from")
@@ -64,7 +65,7 @@ fn open_files_are_of_the_machine_that_names_them() {
         path
     };
     let spec = VmSpec::builder(path("kernel")).build();
-    let opened = OpenedFiles::open(&spec).unwrap();
+    let opened = OpenedFiles::open(&spec, &DiskUser::OF_FILES).unwrap();
     assert!(opened.is_of(&spec));
     let other = VmSpec::builder(path("other")).build();
     let mut with_initramfs = spec.clone();
@@ -82,13 +83,16 @@ fn a_restored_machine_needs_its_disks_but_no_kernel() {
     let path = files.path().join("disk");
     fs::write(&path, [0; 512]).unwrap();
     let disk = DiskSpec {
-        path: path.clone(),
+        source: DiskSource::File(path.clone()),
         read_only: false,
         ..DiskSpec::default()
     };
     let mut spec = VmSpec::builder("/nonexistent/kernel").disks([disk]).build();
-    assert!(matches!(OpenedFiles::open(&spec), Err(OpenError::Boot(_))));
-    let opened = OpenedFiles::open_restored(&spec).unwrap();
+    assert!(matches!(
+        OpenedFiles::open(&spec, &DiskUser::OF_FILES),
+        Err(OpenError::Boot(_))
+    ));
+    let opened = OpenedFiles::open_restored(&spec, &DiskUser::OF_FILES).unwrap();
     let why = opened.boot().unwrap_err();
     assert!(why.contains("/nonexistent/kernel"), "{why}");
     assert_eq!(opened.disks().unwrap().len(), 1);
@@ -96,13 +100,13 @@ fn a_restored_machine_needs_its_disks_but_no_kernel() {
     assert!(opened.is_of(&spec));
     drop(opened);
     spec.kernel = None;
-    let opened = OpenedFiles::open_restored(&spec).unwrap();
+    let opened = OpenedFiles::open_restored(&spec, &DiskUser::OF_FILES).unwrap();
     let why = opened.boot().unwrap_err();
     assert!(why.contains("no kernel"), "{why}");
     assert!(opened.is_of(&spec));
     let mut other = spec.clone();
     let disk = DiskSpec {
-        path: path.clone(),
+        source: DiskSource::File(path.clone()),
         read_only: true,
         ..DiskSpec::default()
     };
@@ -110,6 +114,6 @@ fn a_restored_machine_needs_its_disks_but_no_kernel() {
     assert!(!opened.is_of(&other));
     fs::remove_file(&path).unwrap();
     drop(opened);
-    let lost = OpenedFiles::open_restored(&spec);
+    let lost = OpenedFiles::open_restored(&spec, &DiskUser::OF_FILES);
     assert!(matches!(lost, Err(OpenError::Disk(_))));
 }

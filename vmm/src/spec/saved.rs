@@ -4,8 +4,10 @@
 //! |---|---|
 //! | 1 | `disks`, `vsock`, `windows`: slots follow from this order, after virtio-rng in slot 0 |
 //! | 2 | `devices`: the list itself |
+//! | 3 | the same, and disks may be disks of the pool: `pool_disk` in place of `path` |
 //!
-//! Version 1 is written when the devices are in that order, version 2 else.
+//! Version 3 is written when there is a disk of the pool, version 1 when the devices are in that
+//! order, version 2 else.
 //!
 //! Both name the `architecture` of the machine, by the name that Rust has for it. It is missing in
 //! specs from before there was this field: these are of x86-64. Versions of nvvmm from that time
@@ -26,6 +28,8 @@ use super::{DeclaredDevice, DeviceKind, VmSpec};
 pub(super) const BY_ORDER: u32 = 1;
 /// Version of the section that lists devices.
 pub(super) const LISTED: u32 = 2;
+/// Version of the section that lists devices, some of which are disks of the pool.
+pub(super) const WITH_POOL_DISKS: u32 = 3;
 
 /// Architecture of machines that this program runs.
 const ARCHITECTURE: &str = std::env::consts::ARCH;
@@ -108,11 +112,12 @@ impl Ordered {
             .collect()
     }
 
-    /// `None` when the devices are in other slots, or of other kinds.
+    /// `None` when the devices are in other slots, or of other kinds, or disks of the pool.
     fn of(devices: &[DeclaredDevice]) -> Option<Self> {
         let mut ordered = Self::default();
         for device in devices {
             match &device.kind {
+                DeviceKind::Disk(disk) if disk.pool_disk().is_some() => return None,
                 DeviceKind::Disk(disk) => ordered.disks.push(disk.clone()),
                 DeviceKind::Vsock(_) => ordered.vsock = true,
                 DeviceKind::Pmem(_) => ordered.windows = ordered.windows.checked_add(1)?,
@@ -128,13 +133,14 @@ impl VmSpec {
     pub(crate) fn section_version(&self) -> u32 {
         match Ordered::of(&self.devices) {
             Some(_) => BY_ORDER,
+            None if self.disks().any(|disk| disk.pool_disk().is_some()) => WITH_POOL_DISKS,
             None => LISTED,
         }
     }
 
     /// This program reads a section of `version`.
     pub(crate) fn reads_section(version: u32) -> bool {
-        matches!(version, BY_ORDER | LISTED)
+        matches!(version, BY_ORDER | LISTED | WITH_POOL_DISKS)
     }
 }
 

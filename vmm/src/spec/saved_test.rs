@@ -29,7 +29,7 @@ fn decode(bytes: &[u8]) -> VmSpec {
 
 fn disk(path: &str, read_only: bool) -> DeviceKind {
     DeviceKind::Disk(DiskSpec {
-        path: path.into(),
+        source: crate::spec::DiskSource::File(path.into()),
         read_only,
         ..DiskSpec::default()
     })

@@ -4,7 +4,7 @@ use super::*;
 
 fn disk(path: &str) -> DiskSpec {
     DiskSpec {
-        path: path.into(),
+        source: crate::spec::DiskSource::File(path.into()),
         read_only: false,
         ..DiskSpec::default()
     }

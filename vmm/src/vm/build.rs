@@ -29,6 +29,7 @@ use crate::{
     },
     control::VmOrigin,
     cow::{self, Budget, CowEngine, FaultThread, PrivateEngine, RedirectEngine},
+    disk::{self, DiskUser, DisksFrom},
     error::ErrorKind,
     machine::{Machine, MachineParts, check_devices},
     memory::GuestRam,
@@ -163,7 +164,7 @@ impl Builder<'_> {
     }
 
     fn boot(&self, spec: &VmSpec, console: ConsoleStreams) -> Result<RunningVm, VmError> {
-        let files = self.files(spec, OpenedFiles::open)?;
+        let files = self.files(spec, DisksFrom::Newest, OpenedFiles::open)?;
         files.boot().map_err(nothing_to_boot)?;
         self.fresh(spec, console, |machine, _| {
             machine.load().map_err(machine_error)
@@ -177,8 +178,11 @@ impl Builder<'_> {
         console: ConsoleStreams,
         load: impl FnOnce(&Machine, &GuestRam) -> Result<(), VmError> + Send + 'static,
     ) -> Result<RunningVm, VmError> {
-        let files = self.files(spec, OpenedFiles::open)?;
+        let files = self.files(spec, DisksFrom::Newest, OpenedFiles::open)?;
         let holder = Arc::new(self.pool.hold(self.name)?);
+        if files.are_disks_foreign() {
+            holder.mark_foreign();
+        }
         let (engine, faults) = self.memory(spec, &holder, cow::RamOrigin::Empty)?;
         let machine = Arc::new(self.machine(spec, files, &*engine, console)?);
         let loaded = {
@@ -218,6 +222,7 @@ impl Builder<'_> {
         console: ConsoleStreams,
     ) -> Result<RunningVm, VmError> {
         let restore = RestoreOptions::from(read.entry.name.as_str());
+        disk::rewind(self.opened(&spec)?.open_disks(), read.entry.id)?;
         let how = Restoring {
             spec,
             once: false,
@@ -252,7 +257,8 @@ impl Builder<'_> {
         fault_point(FaultPoint::RestorePinned);
         phases.run("CheckMap", || read.check_map())?;
         let spec = machine_of(read.saved.spec.clone(), &read.entry, restore)?;
-        let files = self.files(&spec, OpenedFiles::open_restored)?;
+        let from = restore.disks_from();
+        let files = self.files(&spec, from, OpenedFiles::open_restored)?;
         let how = Restoring {
             notes: stale_disks::check(&read.saved, &read.entry, restore, files.open_disks())?,
             spec,
@@ -293,7 +299,10 @@ impl Builder<'_> {
             notes,
             step_clock,
         } = how;
-        let files = self.files(&spec, OpenedFiles::open_restored)?;
+        let files = self.opened(&spec)?;
+        if files.are_disks_foreign() {
+            holder.mark_foreign();
+        }
         let origin = cow::RamOrigin::Snapshot {
             frames,
             frames_mapped: entry.frames_mapped,
@@ -344,7 +353,7 @@ impl Builder<'_> {
             true => GuestClock::NoAgent,
         };
         let slept_ns = slept_ns(&saved, &entry);
-        let files = self.files(&spec, OpenedFiles::open_restored)?;
+        let files = self.opened(&spec)?;
         let restored = phases.run("RestoreState", || {
             let machine = Arc::clone(&machine);
             faults.unless_stuck(move || machine.restore(&saved.machine))
@@ -405,21 +414,28 @@ impl Builder<'_> {
     fn files(
         &self,
         spec: &VmSpec,
-        open: impl FnOnce(&VmSpec) -> Result<OpenedFiles, OpenError>,
+        from: DisksFrom<'_>,
+        open: impl FnOnce(&VmSpec, &DiskUser<'_>) -> Result<OpenedFiles, OpenError>,
     ) -> Result<&OpenedFiles, VmError> {
-        if let Some(files) = self.files.get() {
-            // Whoever opened them may have looked at another machine.
-            return match files.is_of(spec) {
-                true => Ok(files),
-                false => Err(VmError::failed(
-                    "the files that are open are not those of the machine",
-                )),
-            };
+        if self.files.get().is_some() {
+            return self.opened(spec);
         }
         check_devices(spec).map_err(machine_error)?;
-        let files = open(spec).map_err(|error| machine_error(error.into()))?;
+        let user = DiskUser {
+            pool: Some(self.pool),
+            vm: self.name,
+            from,
+        };
+        let files = open(spec, &user).map_err(|error| machine_error(error.into()))?;
         files.tell_writes_apart(self.pool);
         Ok(self.files.get_or_init(|| files))
+    }
+
+    /// The machine's files, which are open.
+    fn opened(&self, spec: &VmSpec) -> Result<&OpenedFiles, VmError> {
+        // Whoever opened them may have looked at another machine.
+        let files = self.files.get().filter(|files| files.is_of(spec));
+        files.ok_or_else(|| VmError::failed("the files that are open are not those of the machine"))
     }
 
     fn memory(

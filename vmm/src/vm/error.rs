@@ -97,7 +97,11 @@ pub(super) fn no_thread(error: io::Error) -> VmError {
 
 #[deny(clippy::wildcard_enum_match_arm)]
 pub(super) fn machine_error(error: MachineError) -> VmError {
+    if let MachineError::PoolDisk(error) = error {
+        return error.into();
+    }
     let (kind, remedy) = match &error {
+        MachineError::PoolDisk(_) => (ErrorKind::Failed, None),
         MachineError::Kvm(kvm) => (kvm_kind(kvm), kvm.remedy()),
         MachineError::Boot(boot) => (boot_kind(boot), boot.remedy()),
         MachineError::Disk(disk) => (disk_kind(disk), disk.remedy()),

@@ -43,12 +43,16 @@ pub fn check_machine(spec: &VmSpec) -> Result<(), VmError> {
     check_devices(spec).map_err(machine_error)
 }
 
-/// Opens and locks a disk for a moment, and looks if it is a raw image.
+/// Opens and locks an image for a moment, and looks if it is a raw one. A disk of the pool is not
+/// looked at.
 ///
 /// # Errors
 /// The error that the start of a VM would have, and that of an image which is not a raw one.
 pub fn check_disk(disk: &DiskSpec) -> Result<(), VmError> {
-    let opened = RawDisk::open(&disk.path, disk.read_only);
+    let Some(path) = disk.path() else {
+        return Ok(());
+    };
+    let opened = RawDisk::open(path, disk.read_only);
     opened
         .and_then(|opened| match disk.is_surely_raw {
             true => Ok(()),
@@ -74,7 +78,10 @@ pub(super) fn check_paths(
         kernel.map_or(Ok(()), |path| check_path_is_text(BootFile::KERNEL, path))?;
         initramfs.map_or(Ok(()), |path| check_path_is_text(BootFile::INITRAMFS, path))
     };
-    let check_disk = |disk: &DiskSpec| check_path_is_text("the disk", &disk.path);
+    let check_disk = |disk: &DiskSpec| {
+        disk.path()
+            .map_or(Ok(()), |path| check_path_is_text("the disk", path))
+    };
     match source {
         VmSource::Boot(spec) => {
             check_boot(spec.kernel.as_deref(), spec.initramfs.as_deref())?;

@@ -14,7 +14,7 @@ fn no_text(name: &[u8]) -> PathBuf {
 
 fn disk(path: PathBuf) -> DiskSpec {
     DiskSpec {
-        path,
+        source: crate::spec::DiskSource::File(path),
         read_only: true,
         ..DiskSpec::default()
     }

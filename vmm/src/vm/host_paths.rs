@@ -11,7 +11,7 @@ use nvvmm_snapshot::{SnapshotEntry, counted};
 use super::{RestoreOptions, VmError};
 use crate::{
     error::ErrorKind,
-    spec::{DiskSpec, VmSpec},
+    spec::{DiskSource, DiskSpec, VmSpec},
 };
 
 /// Files that a guest boots from when it reboots, in place of those that its snapshot names.
@@ -39,7 +39,7 @@ pub(super) fn machine_of(
     let mut spec = saved;
     match &restore.disks {
         Some(disks) => replace_disks(&mut spec, disks)?,
-        None if entry.foreign && spec.disks().next().is_some() => {
+        None if entry.foreign && spec.disks().any(|disk| disk.path().is_some()) => {
             return Err(disks_are_not_given(&spec, &entry.name));
         }
         None => {}
@@ -79,7 +79,10 @@ fn disks_are_not_given(spec: &VmSpec, snapshot: &str) -> VmError {
     let disks: Vec<&DiskSpec> = spec.disks().collect();
     let named = disks.iter().map(|disk| {
         let read_only = if disk.read_only { " (read-only)" } else { "" };
-        format!("{}{read_only}", disk.path.display())
+        match &disk.source {
+            DiskSource::File(path) => format!("{}{read_only}", path.display()),
+            DiskSource::Pool(name) => format!("'{name}'{read_only}"),
+        }
     });
     let named: Vec<String> = named.collect();
     VmError::new(

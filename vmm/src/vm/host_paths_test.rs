@@ -6,7 +6,7 @@ use super::*;
 
 fn disk(path: &str, read_only: bool) -> DiskSpec {
     DiskSpec {
-        path: path.into(),
+        source: DiskSource::File(path.into()),
         read_only,
         ..DiskSpec::default()
     }
@@ -74,7 +74,7 @@ fn a_foreign_snapshot_with_disks_is_refused_without_others() {
 #[test]
 fn nothing_of_the_sender_is_left_in_the_machine_of_a_foreign_snapshot() {
     let spec = machine_of(machine(), &entry(true), &given()).unwrap();
-    let disks: Vec<&Path> = spec.disks().map(|disk| disk.path.as_path()).collect();
+    let disks: Vec<&Path> = spec.disks().filter_map(DiskSpec::path).collect();
     assert_eq!(disks, [Path::new("/mine/a"), Path::new("/mine/b")]);
     assert_eq!((spec.kernel, spec.initramfs), (None, None));
     assert_eq!(spec.cmdline, "");

@@ -37,6 +37,7 @@ use crate::{
     },
     control::{RewindRequest, VmOrigin},
     cow::RewindTo,
+    disk,
     machine::Hold,
     memory::WriteLog,
     ring::RewindReport,
@@ -248,6 +249,10 @@ impl Attempt {
         if !self.turn.take() {
             return Err(vm.no_space().into());
         }
+        // One commit for all of them, or nothing has changed.
+        phases.run("PutBackDisks", || {
+            disk::rewind(vm.machine.disks(), target.entry.id)
+        })?;
         // From here on the guest must not run on.
         let name = target.entry.name.clone();
         let lost = |error: VmError| Failure::Lost(name.clone(), error);

@@ -15,6 +15,7 @@ use super::{BootChoice, VmError};
 use crate::{
     control::SandboxStatus,
     cow::Techniques,
+    disk::DisksFrom,
     spec::{DiskSpec, VmSpec, files::OpenedFiles},
 };
 
@@ -167,6 +168,9 @@ pub struct RestoreOptions {
     /// snapshot that came from elsewhere names none that is used: without this, the VM ends when
     /// its guest reboots.
     pub boot: Option<BootChoice>,
+    /// Removes the copies of disks of the pool that are made for this VM when it ends, whatever was
+    /// written to them. By default those that were written stay.
+    pub ephemeral: bool,
     /// Consumes the snapshot: it leaves the pool, and the VM owns its blocks.
     pub once: bool,
     /// Fills the page tables before the guest runs.
@@ -176,6 +180,19 @@ pub struct RestoreOptions {
     /// Takes the disks as they are, also if they were written after the snapshot. The guest's file
     /// systems on them may break. Without this, such a restore is refused.
     pub stale_disks: bool,
+}
+
+impl RestoreOptions {
+    /// The place that the content of the pool's disks is taken from.
+    pub(super) fn disks_from(&self) -> DisksFrom<'_> {
+        match self.disks {
+            Some(_) => DisksFrom::Newest,
+            None => DisksFrom::Snapshot {
+                snapshot: &self.snapshot,
+                ephemeral: self.ephemeral,
+            },
+        }
+    }
 }
 
 impl From<&str> for RestoreOptions {

@@ -21,7 +21,7 @@ use crate::{
     error::ErrorKind,
     machine::Hold,
     ring::{Member, RewindReport},
-    spec::VmSpec,
+    spec::{DiskSpec, VmSpec},
 };
 
 /// A rewind that was asked for, for the thread that builds VMs.
@@ -256,4 +256,5 @@ fn is_same_machine(saved: &VmSpec, now: &VmSpec) -> bool {
     saved.vcpus == now.vcpus
         && saved.memory_bytes == now.memory_bytes
         && saved.has_same_devices(now)
+        && { saved.disks().map(DiskSpec::pool_disk) }.eq(now.disks().map(DiskSpec::pool_disk))
 }

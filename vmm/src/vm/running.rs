@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm_devices::virtio::DiskBackend;
 use nvvmm_snapshot::{Holder, LockWait, SnapshotId};
 
 use super::{
@@ -22,11 +21,12 @@ use crate::{
         phases::micros,
         report::{PhaseTime, RestoreReport, SnapshotReport},
     },
-    control::{ResizedDisk, SnapshotRequest, VmState, VmStatus},
+    control::{DiskStatus, ResizedDisk, SnapshotRequest, VmState, VmStatus},
     cow::{CowEngine, FaultThread, Lack},
+    disk::{self, OpenDisk},
     error::ErrorKind,
     machine::{Hold, Machine},
-    spec::VmSpec,
+    spec::{DiskSource, DiskSpec, VmSpec},
     stats::VmStats,
     sys::peer::Caller,
     window::ShownBlocks,
@@ -121,6 +121,9 @@ impl RunningVm {
                 hold_for_space(&machine, lasts);
             }
         });
+        for disk in self.machine.disks().iter().filter_map(OpenDisk::pool_disk) {
+            disk.on_waiting(self.faults.disk_listener());
+        }
         let mut operation = self.operation();
         self.machine.start(!paused).map_err(machine_error)?;
         operation.quiesced = paused;
@@ -181,8 +184,8 @@ impl RunningVm {
         let _operation = self.operation_unless_stuck()?;
         let resized = self.machine.measure_disks().map_err(machine_error)?;
         let resized = resized.into_iter().map(|disk| ResizedDisk {
-            path: disk.path().to_owned(),
-            size_bytes: disk.size_bytes(),
+            path: disk.backend().name().into(),
+            size_bytes: disk.backend().size_bytes(),
         });
         Ok(resized.collect())
     }
@@ -256,6 +259,7 @@ impl RunningVm {
         let mut seen = self.seen();
         seen.taken.push(taken.report.name.clone());
         if request.stop {
+            disk::note_saved(self.machine.disks());
             operation.quiesced = true;
             seen.ending = true;
         }
@@ -384,6 +388,23 @@ impl RunningVm {
             format!("{lack}, and the guest waits until there is space"),
         )
         .with_remedy(format!("{}; then {goes_on}", lack.remedy()))
+    }
+
+    /// The disks, in the guest's order.
+    pub fn disk_statuses(&self) -> Vec<DiskStatus> {
+        let disks = self.spec.disks().zip(self.machine.disks());
+        let statuses = disks.map(|(spec, open)| match open.pool_disk() {
+            None => DiskStatus::of_file(spec),
+            Some(disk) => DiskStatus {
+                disk: DiskSpec {
+                    source: DiskSource::Pool(disk.pool_name().to_owned()),
+                    ..spec.clone()
+                },
+                drive: Some(disk.drive().to_owned()),
+                is_kept_copy: disk.is_kept_copy(),
+            },
+        });
+        statuses.collect()
     }
 
     /// Counters so far.

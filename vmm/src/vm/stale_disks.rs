@@ -13,8 +13,10 @@ use nvvmm_snapshot::SnapshotEntry;
 use super::{RestoreOptions, VmError, error::machine_error, error::no_thread, running::RunningVm};
 use crate::{
     checkpoint::{blob::SavedVm, report::OutsideDisk},
+    disk::OpenDisk,
     error::ErrorKind,
     machine::Hold,
+    spec::DiskSpec,
 };
 
 /// The way on with the disks as they are.
@@ -42,7 +44,7 @@ pub(super) fn check(
     saved: &SavedVm,
     entry: &SnapshotEntry,
     restore: &RestoreOptions,
-    disks: &[RawDisk],
+    disks: &[OpenDisk],
 ) -> Result<Vec<String>, VmError> {
     if restore.stale_disks {
         return Ok(Vec::new());
@@ -52,6 +54,11 @@ pub(super) fn check(
         (Some(_), false) => Given::ByUser,
         (None, false) => Given::BySnapshot,
     };
+    if given != Given::BySnapshot
+        && let Some(named) = restore.disks.iter().flatten().find_map(DiskSpec::pool_disk)
+    {
+        return Err(newest_disk(named, &entry.name));
+    }
     let found = judge(saved, given, disks);
     match found.refused.is_empty() {
         true => Ok(found.notes),
@@ -68,9 +75,11 @@ struct Found {
     notes: Vec<String>,
 }
 
-fn judge(saved: &SavedVm, given: Given, disks: &[RawDisk]) -> Found {
+fn judge(saved: &SavedVm, given: Given, disks: &[OpenDisk]) -> Found {
     let mut found = Found::default();
-    for (index, disk) in disks.iter().enumerate() {
+    let images = disks.iter().enumerate();
+    let images = images.filter_map(|(index, disk)| Some((index, disk.file()?)));
+    for (index, disk) in images {
         let (name, now) = (disk.name(), disk.content());
         let noted = saved.disks.as_ref().map(|disks| disks.get(index));
         match (noted, now) {
@@ -131,9 +140,21 @@ fn refusal(snapshot: &str, refused: &[(String, &'static str)]) -> VmError {
     ))
 }
 
+/// A disk of the pool as it is now, for the memory of an earlier time.
+fn newest_disk(disk: &str, snapshot: &str) -> VmError {
+    VmError::new(
+        ErrorKind::Refused,
+        format!("the disk '{disk}' of the pool may have been written after '{snapshot}' was taken"),
+    )
+    .with_remedy(format!(
+        "leave --disk out: the VM gets copies of the disks that the snapshot has; or {AS_THEY_ARE}"
+    ))
+}
+
 /// Disks that the guest can write, and that no snapshot holds.
-pub(super) fn outside(disks: &[RawDisk]) -> Vec<OutsideDisk> {
-    let writable = disks.iter().filter(|disk| !disk.is_read_only());
+pub(super) fn outside(disks: &[OpenDisk]) -> Vec<OutsideDisk> {
+    let images = disks.iter().filter_map(OpenDisk::file);
+    let writable = images.filter(|disk: &&RawDisk| !disk.is_read_only());
     writable
         .map(|disk| OutsideDisk {
             path: disk.name(),

@@ -3,7 +3,7 @@ use std::{fs, fs::FileTimes, path::PathBuf, time::Duration};
 use nvvmm_snapshot::{Identity, SnapshotId, SnapshotKind};
 
 use super::*;
-use crate::spec::{DiskSpec, saved_test::BLOB};
+use crate::spec::{DiskSource, DiskSpec, saved_test::BLOB};
 
 /// A disk image, and a snapshot of a machine that has it.
 struct Files {
@@ -27,8 +27,10 @@ impl Files {
         self.at.path().join(name)
     }
 
-    fn open(&self, name: &str, read_only: bool) -> Vec<RawDisk> {
-        vec![RawDisk::open(&self.path(name), read_only).unwrap()]
+    fn open(&self, name: &str, read_only: bool) -> Vec<OpenDisk> {
+        vec![OpenDisk::File(
+            RawDisk::open(&self.path(name), read_only).unwrap(),
+        )]
     }
 
     /// Another program writes, at a time that the clock tells from the one before.
@@ -75,7 +77,7 @@ fn entry(foreign: bool) -> SnapshotEntry {
 fn given(files: &Files, name: &str) -> RestoreOptions {
     RestoreOptions {
         disks: Some(vec![DiskSpec {
-            path: files.path(name),
+            source: DiskSource::File(files.path(name)),
             read_only: false,
             ..DiskSpec::default()
         }]),

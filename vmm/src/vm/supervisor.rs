@@ -365,7 +365,7 @@ impl VmControl for Supervisor {
             status.vcpus = vm.spec.vcpus;
             status.memory_bytes = vm.spec.memory_bytes;
             status.origin = vm.episode().origin.clone();
-            status.disks = vm.spec.disks().cloned().collect();
+            status.disks = vm.disk_statuses();
             let counters = vm.engine.counters_now(&*vm.machine);
             status.ram = counters.unwrap_or_else(|_| vm.engine.counters());
             status.restore = vm.restore_report();

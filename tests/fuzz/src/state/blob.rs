@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use kvm_bindings::{kvm_cpuid_entry2, kvm_irqchip, kvm_lapic_state, kvm_pit_state2};
 use nvvmm::arch::{ClockStateV1, KvmStateV1, MsrV1, TscStateV1, VcpuStateV1, VmStateV1};
 use nvvmm::machine::MachineStateV1;
-use nvvmm::spec::{DiskSpec, VmSpec};
+use nvvmm::spec::{DiskSource, DiskSpec, VmSpec};
 
 use super::device;
 
@@ -28,7 +28,7 @@ pub(super) struct Example {
 pub(super) fn example() -> &'static Example {
     static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
         let disk = DiskSpec {
-            path: "/disk".into(),
+            source: DiskSource::File("/disk".into()),
             read_only: false,
             ..DiskSpec::default()
         };

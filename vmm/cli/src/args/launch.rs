@@ -46,15 +46,18 @@ pub struct RunArguments {
     /// Number of vCPUs, 1 to 64
     #[arg(long, value_name = "COUNT", default_value = "2", value_parser = values::vcpus)]
     pub cpus: u8,
-    /// Raw disk image; ',ro' makes it read-only. Repeat it for more disks: vda, vdb, ...
+    /// Disk of the pool, by its name, or a raw disk image, by its path; ',ro' makes it read-only.
+    /// Repeat it for more disks: vda, vdb, ...
     ///
-    /// A snapshot does not contain the disk. Give every restored VM its own copy of the image.
+    /// Snapshots contain the disks of the pool ('nvvmm disk'), and restored VMs get copies of them
+    /// at once. A snapshot does not contain an image file: give every restored VM its own copy. A
+    /// name without '/' is that of a disk of the pool, if there is one.
     ///
     /// More options, separated by commas: 'rate=100M' limits the bytes per second (powers of 1024),
     /// and 'iops=2000' the requests per second; what a second allows can be saved up. 'raw' takes
     /// an image that looks like qcow2 as a raw one. A path with a comma needs ',rw' or ',ro'
     /// directly behind it.
-    #[arg(long = "disk", value_name = "FILE[,ro][,OPTION...]", value_parser = disk_parser())]
+    #[arg(long = "disk", value_name = "DISK[,ro][,OPTION...]", value_parser = disk_parser())]
     pub disks: Vec<DiskSpec>,
     /// The VM process.
     #[command(flatten)]
@@ -120,7 +123,7 @@ pub struct RestoreArguments {
         value_parser = values::vm_name,
         add = ArgValueCandidates::new(completion::vms),
         conflicts_with_all = [
-            "once", "prefault", "clock", "disks", "stale_disks", "kernel", "name", "detach",
+            "once", "prefault", "clock", "disks", "stale_disks", "ephemeral", "kernel", "name", "detach",
             "console", "paused", "on_reboot", "uid", "gid", "no_sandbox",
         ],
     )]
@@ -155,10 +158,16 @@ pub struct RestoreArguments {
     pub disks: Vec<DiskSpec>,
     /// Use the disks as they are now, even if they were written after the snapshot
     ///
-    /// A snapshot does not contain the disks. The guest's memory does not fit a disk that was
+    /// A snapshot does not contain image files. The guest's memory does not fit a disk that was
     /// written since, and file systems on it may break. By default such a restore is refused.
     #[arg(long)]
     pub stale_disks: bool,
+    /// Remove the VM's copies of the snapshot's disks when it ends
+    ///
+    /// A restored VM gets a copy of each disk of the pool, with a name like 'copy.base'. By default
+    /// a copy that was written stays when the VM ends.
+    #[arg(long)]
+    pub ephemeral: bool,
     /// Kernel that the guest boots when it reboots, in place of the snapshot's
     ///
     /// A snapshot that came from elsewhere names files of another host. They are not opened:

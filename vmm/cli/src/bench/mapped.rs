@@ -6,6 +6,7 @@ use std::{fs::File, os::fd::AsFd, sync::Arc};
 
 use nvvmm::{
     VmError,
+    disk::DiskUser,
     machine::{Machine, MachineParts},
     memory::GuestRam,
     spec::files::OpenedFiles,
@@ -52,7 +53,7 @@ impl MappedGuest {
         let (_, vsock) = socket("vsock")?;
         let mut streams = ConsoleStreams::default();
         streams.socket = Some(console);
-        let files = OpenedFiles::open_restored(&saved.spec).map_err(failed)?;
+        let files = OpenedFiles::open_restored(&saved.spec, &DiskUser::OF_FILES).map_err(failed)?;
         let machine = Machine::create(MachineParts {
             spec: &saved.spec,
             files: &files,

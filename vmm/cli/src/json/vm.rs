@@ -5,8 +5,7 @@ use std::num::NonZeroU64;
 use nvvmm::checkpoint::report::{RamCounters, RestoreReport};
 use nvvmm::control::life::Life;
 use nvvmm::control::message;
-use nvvmm::control::{SandboxStatus, VmOrigin, VmStatus};
-use nvvmm::spec::DiskSpec;
+use nvvmm::control::{DiskStatus, SandboxStatus, VmOrigin, VmStatus};
 use serde::Serialize;
 
 use super::ring::Ring;
@@ -210,12 +209,18 @@ impl Origin {
     }
 }
 
-/// Disk image.
+/// Disk: an image file, or a disk of the pool.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Disk {
-    /// Path of the image.
-    path: String,
+    /// Path of the image. Null for a disk of the pool.
+    path: Option<String>,
+    /// Name of the disk of the pool. Null for an image.
+    pool_disk: Option<String>,
+    /// Name of the disk of the pool in snapshots of the VM. Null for an image.
+    drive: Option<String>,
+    /// True for a copy that was made for the VM and stays in the pool when the VM ends.
+    is_kept_copy: bool,
     /// True if the guest cannot write to it.
     read_only: bool,
     /// Most bytes that the guest reads and writes per second. Null without a limit.
@@ -225,9 +230,13 @@ pub struct Disk {
 }
 
 impl Disk {
-    pub(super) fn of(disk: &DiskSpec) -> Self {
+    pub(super) fn of(status: &DiskStatus) -> Self {
+        let disk = &status.disk;
         Self {
-            path: path_text(&disk.path),
+            path: disk.path().map(path_text),
+            pool_disk: disk.pool_disk().map(str::to_owned),
+            drive: status.drive.clone(),
+            is_kept_copy: status.is_kept_copy,
             read_only: disk.read_only,
             rate_bytes: disk.rate.bytes_per_s.map(NonZeroU64::get),
             rate_request_count: disk.rate.requests_per_s.map(NonZeroU64::get),
@@ -239,7 +248,7 @@ impl Disk {
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ResizedDisk {
-    /// Path of the image.
+    /// Path of the image, or name of the disk of the pool.
     path: String,
     /// Its size.
     size_bytes: u64,

@@ -47,6 +47,8 @@ struct Slot {
     kind: String,
     /// Path of a disk image.
     path: Option<String>,
+    /// Name of a disk of the pool.
+    pool_disk: Option<String>,
     /// True if the guest cannot write to the disk.
     read_only: Option<bool>,
 }
