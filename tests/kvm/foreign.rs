@@ -11,7 +11,7 @@ use std::{
 
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use nvvmm::{
-    ErrorKind, Pool, Vm as LibraryVm, VmOptions, VmSpec, checkpoint::blob::SavedVm,
+    DiskSource, ErrorKind, Pool, Vm as LibraryVm, VmOptions, VmSpec, checkpoint::blob::SavedVm,
     control::RestartRequest, process::SavedProcess,
 };
 use nvvmm_process::image::{Image, Process, SignalAction, Thread};
@@ -339,7 +339,7 @@ fn nothing_in_a_received_state_reaches_the_terminal_as_an_escape() {
     saved.spec.kernel = Some(evil.into());
     saved.spec.cmdline = evil.to_owned();
     let mut disks: Vec<_> = saved.spec.disks().cloned().collect();
-    disks[0].path = evil.into();
+    disks[0].source = DiskSource::File(evil.into());
     assert!(saved.spec.replace_disks(&disks));
     let mut extra = saved.machine.devices[0].clone();
     extra.instance = evil.to_owned();

@@ -35,6 +35,7 @@ mod life;
 mod moving;
 mod never_run;
 mod other_user;
+mod pool_disks;
 mod rewind;
 mod ring;
 mod sandbox;

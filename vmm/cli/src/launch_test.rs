@@ -2,6 +2,7 @@ use nvvmm::checkpoint::report::{RamCounters, RestoreReport};
 
 use super::*;
 use crate::args::PoolOption;
+use crate::given_path::readable;
 
 fn start(console: Option<ConsoleChoice>, detach: bool, json: bool) -> StartArguments {
     StartArguments {

@@ -64,7 +64,7 @@ fn a_disk_has_limits_of_bytes_and_requests_per_second() {
             requests_per_s,
         } = disk.rate;
         (
-            disk.path.to_str().unwrap().to_owned(),
+            disk.path().unwrap().to_str().unwrap().to_owned(),
             disk.read_only,
             bytes_per_s.map(NonZeroU64::get),
             requests_per_s.map(NonZeroU64::get),

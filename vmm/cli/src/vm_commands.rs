@@ -295,11 +295,35 @@ pub fn stop(arguments: &StopArguments) -> Result<ExitCode, VmError> {
 
 fn stop_one(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
     let entry = dir.find(vm)?;
+    let mut kept = Vec::new();
     connect(&entry)
-        .and_then(|mut client| client.stop())
+        .and_then(|mut client| {
+            // A VM that tells nothing of its disks is stopped as well.
+            kept = client
+                .status()
+                .map_or(Vec::new(), |status| kept_disks(&status));
+            client.stop()
+        })
         .or_else(|error| ask_without_socket(&entry, error))
         .map_err(|e| e.with_remedy(format!("'nvvmm stop {vm} --force' kills the VM process")))?;
-    wait_until_gone(dir, vm)
+    wait_until_gone(dir, vm)?;
+    tell(&kept_text(&kept));
+    Ok(())
+}
+
+/// Copies of disks that were made for the VM, and stay when it ends.
+fn kept_disks(status: &VmStatus) -> Vec<String> {
+    let copies = status.disks.iter().filter(|disk| disk.is_kept_copy);
+    copies
+        .filter_map(|disk| disk.disk.pool_disk().map(str::to_owned))
+        .collect()
+}
+
+fn kept_text(disks: &[String]) -> String {
+    let lines = disks.iter().map(|disk| {
+        format!("nvvmm: note: the disk {disk} is kept; 'nvvmm disk rm {disk}' removes it\n")
+    });
+    lines.collect()
 }
 
 /// `nvvmm kill`.

@@ -173,6 +173,23 @@ impl ControlClient {
         }
     }
 
+    /// Has the VM make a disk of the pool larger, and tell the guest. Returns the disks that have
+    /// another size.
+    pub fn resize_disk(
+        &mut self,
+        disk: &str,
+        size_bytes: u64,
+    ) -> Result<Vec<ResizedDisk>, VmError> {
+        let request = Request::ResizeDisk {
+            disk: disk.to_owned(),
+            size_bytes,
+        };
+        match self.call(&request, Some(STATE_TIMEOUT))? {
+            Answer::Resized { disks } => Ok(disks),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Asks the VM process to end; the answer comes before it has ended.
     pub fn stop(&mut self) -> Result<(), VmError> {
         self.call_done(&Request::Stop)

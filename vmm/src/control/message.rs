@@ -254,6 +254,13 @@ pub enum Request {
     Take(TakeRequest),
     /// Find the sizes of the disks anew, and tell the guest.
     MeasureDisks,
+    /// Make a disk of the pool larger, and tell the guest.
+    ResizeDisk {
+        /// Name of the disk in the pool.
+        disk: String,
+        /// Its new size.
+        size_bytes: u64,
+    },
     /// For tests: compare KVM's dirty log with the COW engine.
     Audit,
 }
@@ -278,6 +285,7 @@ impl Request {
             Self::Rewind(_) => "a rewind",
             Self::Take(_) => "a take-over",
             Self::MeasureDisks => "the sizes of its disks",
+            Self::ResizeDisk { .. } => "a new size of a disk",
             Self::Audit => "an audit",
         }
     }
@@ -341,7 +349,7 @@ pub enum Answer {
         /// Report of the rewind.
         report: Box<RewindReport>,
     },
-    /// Answer to [`Request::MeasureDisks`].
+    /// Answer to [`Request::MeasureDisks`] and [`Request::ResizeDisk`].
     Resized {
         /// Disks of which the guest was told another size.
         disks: Vec<ResizedDisk>,

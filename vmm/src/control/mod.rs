@@ -108,6 +108,12 @@ pub trait VmControl: Send + Sync {
         Err(VmError::new(ErrorKind::Refused, "the VM has no disks"))
     }
 
+    /// Makes a disk of the pool larger, and tells the guest. Gives the disks whose sizes have
+    /// changed.
+    fn resize_disk(&self, _name: &str, _size_bytes: u64) -> Result<Vec<ResizedDisk>, VmError> {
+        Err(VmError::new(ErrorKind::Refused, "the VM has no disks"))
+    }
+
     /// For tests: compares KVM's dirty log since the last snapshot with the COW engine.
     fn audit(&self) -> Result<AuditReport, VmError>;
 }

@@ -358,6 +358,9 @@ fn carry_out(
         Request::Take(request) => Answer::Status {
             status: Box::new(control.take_over(request)?),
         },
+        Request::ResizeDisk { disk, size_bytes } => Answer::Resized {
+            disks: control.resize_disk(disk, *size_bytes)?,
+        },
         Request::MeasureDisks => Answer::Resized {
             disks: control.measure_disks()?,
         },

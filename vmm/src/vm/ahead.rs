@@ -5,7 +5,8 @@ use std::sync::Arc;
 use nvvmm_snapshot::Pool;
 
 use super::{
-    VmError, VmSource, build::check_kind, error::machine_error, host_paths::machine_of, stale_disks,
+    VmError, VmSource, error::machine_error, host_paths::machine_of, reading::check_kind,
+    stale_disks,
 };
 use crate::{
     checkpoint::blob::SavedVm,

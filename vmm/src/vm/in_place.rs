@@ -19,10 +19,10 @@ use std::{
 use nvvmm_snapshot::{FrameMap, SnapshotEntry, SnapshotId};
 
 use super::{
-    RestoreOptions, VmError,
-    build::{self, ReadSnapshot},
+    RestoreOptions, VmError, build,
     episode::Episode,
     error::{cow_error, machine_error, no_thread},
+    reading::{self, ReadSnapshot},
     rewind::{Asker, Rewinding, WantedRewind},
     running::{Operation, RunningVm},
     supervisor::Supervisor,
@@ -215,8 +215,8 @@ impl Attempt {
         look_at_disks: bool,
         operation: &Operation,
     ) -> Result<Target, Failure> {
-        build::check_kind(&entry)?;
-        let saved = build::read_state(self.vm.holder.pool(), &entry)?;
+        reading::check_kind(&entry)?;
+        let saved = reading::read_state(self.vm.holder.pool(), &entry)?;
         self.vm.refuse_other_machine(&saved.spec, &entry.name)?;
         let base = operation.base.map(|id| self.vm.holder.frame_map(id));
         let base = base.transpose()?;

@@ -19,6 +19,7 @@ mod kinds_test;
 mod life;
 mod options;
 mod process;
+mod reading;
 mod reboots;
 mod rewind;
 mod ring;

@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-use super::{VmError, build::ReadSnapshot, running::RunningVm, supervisor::Supervisor};
+use super::{VmError, reading::ReadSnapshot, running::RunningVm, supervisor::Supervisor};
 use crate::{
     checkpoint::phases::micros,
     control::RewindRequest,

@@ -179,6 +179,20 @@ impl RunningVm {
         Ok(())
     }
 
+    /// Makes a disk of the pool larger, and tells the guest.
+    pub fn resize_disk(&self, name: &str, size_bytes: u64) -> Result<Vec<ResizedDisk>, VmError> {
+        {
+            let _operation = self.operation_unless_stuck()?;
+            let mut disks = self.machine.disks().iter().filter_map(OpenDisk::pool_disk);
+            let disk = disks.find(|disk| disk.pool_name() == name).ok_or_else(|| {
+                let text = format!("the VM has no disk '{name}' of the pool");
+                VmError::new(ErrorKind::NotFound, text)
+            })?;
+            disk.resize(size_bytes)?;
+        }
+        self.measure_disks()
+    }
+
     /// Finds the sizes of the disks anew, and tells the guest.
     pub fn measure_disks(&self) -> Result<Vec<ResizedDisk>, VmError> {
         let _operation = self.operation_unless_stuck()?;

@@ -417,6 +417,10 @@ impl VmControl for Supervisor {
         self.running()?.measure_disks()
     }
 
+    fn resize_disk(&self, name: &str, size_bytes: u64) -> Result<Vec<ResizedDisk>, VmError> {
+        self.running()?.resize_disk(name, size_bytes)
+    }
+
     fn audit(&self) -> Result<AuditReport, VmError> {
         self.running()?.audit()
     }

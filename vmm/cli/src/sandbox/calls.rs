@@ -179,15 +179,8 @@ const DEVICES: &[Call] = calls![
     SYS_epoll_pwait,
     SYS_eventfd2,
     SYS_preadv,
-    SYS_pwrite64,
     SYS_pwritev,
-    SYS_fsync,
-    SYS_fdatasync,
-    SYS_fallocate,
     SYS_fsetxattr,
-    SYS_lseek,
-    SYS_fstat,
-    SYS_fcntl: OneOf(1, FCNTL),
     SYS_timerfd_settime,
 ];
 
@@ -224,7 +217,7 @@ pub fn of(kind: ThreadKind) -> Vec<&'static [Call]> {
     let own: &[&[Call]] = match kind {
         ThreadKind::Vcpu => &[VCPU],
         ThreadKind::Memory => &[POOL, MEMORY],
-        ThreadKind::Devices => &[STREAMS, DEVICES],
+        ThreadKind::Devices => &[POOL, STREAMS, DEVICES],
         ThreadKind::Control => &[SPAWN, CONTROL],
         ThreadKind::Operations => &[POOL, STREAMS, SPAWN, OPERATIONS],
     };

@@ -1,0 +1,131 @@
+//! Disks of the pool of VMs that run: in snapshots, copies, rewinds and rings.
+
+use nvvmm_snapshot::{DiskEntry, Pool};
+use nvvmm_tests::{Host, Vm, required};
+use serde_json::Value;
+
+const DISK_BYTES: u64 = 8 << 20;
+
+fn boot<'h>(host: &'h Host, disks: &[&str]) -> Vm<'h> {
+    let kernel = required("NVVMM_BAREMETAL_GUEST");
+    let mut arguments = vec!["--kernel", kernel.to_str().unwrap()];
+    disks
+        .iter()
+        .for_each(|disk| arguments.extend(["--disk", disk]));
+    host.boot(&arguments, 16, 1)
+}
+
+fn disks(host: &Host) -> Vec<DiskEntry> {
+    Pool::open(host.pool()).unwrap().disks().unwrap()
+}
+
+fn names(host: &Host) -> Vec<String> {
+    disks(host).into_iter().map(|disk| disk.name).collect()
+}
+
+/// A host whose pool has the disks `base` and `tools`, each with its name at its beginning.
+fn host() -> Host {
+    let host = Host::new(256);
+    let pool = Pool::open(host.pool()).unwrap();
+    for name in ["base", "tools"] {
+        pool.create_disk(name, DISK_BYTES).unwrap();
+        let holder = pool.hold("maker").unwrap();
+        let head = holder.attach_disk(name).unwrap();
+        head.write(0, name.as_bytes()).unwrap();
+    }
+    host
+}
+
+#[test]
+fn a_vms_disks_are_in_its_snapshots_and_copies_have_their_own() {
+    let host = host();
+    let vm = boot(&host, &["base", "tools,ro"]);
+    let status = vm.status();
+    let listed = status["disks"].as_array().unwrap();
+    let field = |at: usize, name: &str| listed[at][name].clone();
+    assert_eq!(field(0, "pool_disk"), "base");
+    assert_eq!(field(0, "path"), Value::Null);
+    assert_eq!(field(1, "read_only"), true);
+    let taken: Value =
+        serde_json::from_str(&host.run(&["snapshot", &vm.name, "s", "--json"]).ok().stdout)
+            .unwrap();
+    assert_eq!(
+        taken["outside_disks"].as_array().unwrap().len(),
+        0,
+        "{taken}"
+    );
+    let own = |disk: &DiskEntry| disk.writer.clone();
+    assert!(own(&disks(&host)[0]).unwrap().contains(&vm.name));
+
+    let copy = host.restore("s", &[]);
+    let named = |disk: &str| format!("{}.{disk}", copy.name);
+    assert_eq!(copy.status()["disks"][0]["pool_disk"], named("base"));
+    assert_eq!(copy.status()["disks"][0]["drive"], "base");
+    let with_copies = [
+        "base".to_owned(),
+        "tools".to_owned(),
+        named("base"),
+        named("tools"),
+    ];
+    assert_eq!(names(&host), with_copies);
+    // A copy's own snapshot has the disks by the names that they had at first.
+    host.run(&["snapshot", &copy.name, "t"]).ok();
+    copy.stop();
+    assert_eq!(names(&host), ["base", "tools"]);
+    let again = host.restore("t", &["--once"]);
+    assert_eq!(again.status()["disks"][1]["drive"], "tools");
+    again.stop();
+    vm.stop();
+    host.assert_pool_clean();
+}
+
+#[test]
+fn a_vm_with_disks_goes_back_in_place_and_anew_and_keeps_checkpoints() {
+    for in_place in [true, false] {
+        let host = match in_place {
+            true => host(),
+            false => host().with_fault("NVVMM_TEST_WITHOUT", "rewind-in-place".to_owned()),
+        };
+        let vm = boot(&host, &["base", "tools,ro"]);
+        host.json(&["checkpoint", &vm.name, "--every", "0", "--keep", "2"]);
+        host.json(&["checkpoint", &vm.name, "--stop"]);
+        host.json(&["snapshot", &vm.name, "s"]);
+        let report = host.json(&["rewind", &vm.name, "--to", "s"]);
+        let phases = report["phases"].as_array().unwrap();
+        let is_in_place = phases.iter().any(|phase| phase["phase"] == "PutBackDisks");
+        assert_eq!(is_in_place, in_place, "{report}");
+        assert_eq!(vm.status()["disks"][0]["pool_disk"], "base");
+        let pool = Pool::open(host.pool()).unwrap();
+        pool.copy_disk_of("s", "base", "as-it-was").unwrap();
+        vm.stop();
+        let holder = pool.hold("reader").unwrap();
+        for name in ["base", "as-it-was"] {
+            let mut found = [0; 4];
+            let reader = holder.attach_disk_read_only(name).unwrap();
+            reader.read(0, &mut found).unwrap();
+            assert_eq!(&found, b"base");
+        }
+        drop(holder);
+        host.assert_pool_clean();
+    }
+}
+
+#[test]
+fn names_of_disks_that_are_not_there_or_in_use_are_told() {
+    let host = host();
+    let vm = boot(&host, &["base"]);
+    let kernel = required("NVVMM_BAREMETAL_GUEST");
+    let run = |disk: &str| {
+        let kernel = kernel.to_str().unwrap();
+        host.run(&["run", "--kernel", kernel, "--detach", "--disk", disk])
+    };
+    run("bas").refused(3, "there is neither a disk 'bas'");
+    run("base").refused(4, "disk 'base' is in use by");
+    host.run(&["snapshot", &vm.name, "s"]).ok();
+    let given = ["restore", "s", "--detach", "--disk", "tools"];
+    host.run(&given).refused(4, "may have been written after");
+    let resized = host.run(&["disk", "rescan", &vm.name, "--json"]).ok();
+    assert_eq!(resized.stdout.trim(), "[]");
+    vm.stop();
+    host.assert_pool_clean();
+}
