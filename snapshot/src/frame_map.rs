@@ -16,7 +16,7 @@ use crate::tree::{NodePlace, leaf_map};
 pub struct FrameMap {
     pool: Arc<Pool>,
     id: SnapshotId,
-    map: FileMap,
+    map: Box<FileMap>,
     inner: Mutex<HashMap<BlockNo, Arc<[Entry; INNER_ENTRIES]>>>,
 }
 
@@ -26,7 +26,7 @@ impl FrameMap {
         FrameMap {
             pool: Arc::clone(pool),
             id,
-            map: *map,
+            map: Box::new(*map),
             inner: Mutex::default(),
         }
     }

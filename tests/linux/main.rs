@@ -9,6 +9,7 @@ mod debugger;
 mod disk;
 mod life;
 mod memory;
+mod pool_disk;
 mod process;
 mod real_programs;
 #[path = "../../guest/process/tests/scenarios.rs"]

@@ -29,7 +29,7 @@ fn a_synopsis_has_values_and_what_must_be_given_first() {
     assert_eq!(lines[..2], ["nvvmm run", "--kernel FILE"]);
     for line in [
         "[--memory SIZE]",
-        "[--disk FILE[,ro][,OPTION...]]...",
+        "[--disk DISK[,ro][,OPTION...]]...",
         "[--detach]",
     ] {
         assert!(lines.contains(&line), "{line}: {lines:?}");

@@ -262,7 +262,7 @@ fn open_in_pool(
         ),
     };
     let content = match read_only {
-        true => holder.attach_disk_read_only(&name).map(Content::Read),
+        true => { holder.attach_disk_read_only(&name) }.map(|disk| Content::Read(Box::new(disk))),
         false => holder.attach_disk(&name).map(Content::Written),
     };
     match content {

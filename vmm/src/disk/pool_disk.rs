@@ -23,7 +23,7 @@ pub(super) struct Copy {
 /// The use of the disk: that of its one writer, or of one of its readers.
 pub(super) enum Content {
     Written(Arc<DiskHead>),
-    Read(DiskReader),
+    Read(Box<DiskReader>),
 }
 
 /// An open disk of the pool, which the machines that follow each other in one VM have together.

@@ -1,0 +1,132 @@
+//! A file system on a disk of the pool: it goes with the VM's snapshots, copies and rewinds, and
+//! survives the VM process.
+
+use std::{path::Path, process::Command};
+
+use nvvmm_snapshot::Pool;
+use nvvmm_tests::{
+    Host, Vm,
+    agent::sh,
+    witness::{ask, boot, number},
+};
+
+const DISK_BYTES: u64 = 24 << 20;
+/// Bytes that are copied at once.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Puts an ext4 file system into a new disk of the pool.
+fn make_ext4_disk(host: &Host, name: &str) {
+    let image = host.runtime().join("made.img");
+    let made = Command::new("mkfs.ext4")
+        .args(["-q", "-F"])
+        .arg(&image)
+        .arg("24M")
+        .output()
+        .expect("mkfs.ext4 runs");
+    assert!(made.status.success(), "{made:?}");
+    let bytes = std::fs::read(&image).unwrap();
+    assert_eq!(bytes.len() as u64, DISK_BYTES);
+    let holder = Pool::open(host.pool()).unwrap().hold("maker").unwrap();
+    let mut import = holder.import_disk(name, DISK_BYTES, 0).unwrap();
+    for (at, piece) in bytes.chunks(PIECE_BYTES).enumerate() {
+        import.write((at * PIECE_BYTES) as u64, piece).unwrap();
+    }
+    import.finish().unwrap();
+}
+
+/// The content of a disk that nobody writes to, as a file.
+fn content(host: &Host, name: &str) -> std::path::PathBuf {
+    let holder = Pool::open(host.pool()).unwrap().hold("reader").unwrap();
+    let reader = holder.attach_disk_read_only(name).unwrap();
+    let mut bytes = vec![0; DISK_BYTES as usize];
+    reader.read(0, &mut bytes).unwrap();
+    let path = host.runtime().join(format!("{name}.img"));
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn assert_file_system_clean(path: &Path) {
+    let checked = Command::new("e2fsck")
+        .args(["-f", "-n"])
+        .arg(path)
+        .output()
+        .expect("e2fsck runs");
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success(), "{}: {said}", path.display());
+}
+
+/// Verifies all files that have their final names, and a few new ones. Gives their number.
+fn assert_goes_on(vm: &mut Vm<'_>, seed: u64) -> u64 {
+    ask(vm, "disk churn off");
+    let verdict = ask(vm, "disk verify");
+    ask(vm, &format!("disk write 2 64 {seed}"));
+    ask(vm, "disk verify");
+    ask(vm, "kernel");
+    number(&verdict, "files")
+}
+
+#[test]
+fn a_file_system_goes_with_snapshots_copies_and_rewinds_and_survives_the_process() {
+    let host = Host::new(1024);
+    make_ext4_disk(&host, "data");
+    let mut vm = boot(&host, 160, 1, &["--disk", "data"]);
+    let serial = sh(&host, &vm, "cat /sys/block/vda/serial").ok().stdout;
+    assert_eq!(serial.trim(), "data");
+    ask(&mut vm, "disk mount");
+    ask(&mut vm, "disk write 4 64 3");
+    ask(&mut vm, "disk churn on");
+    for number in 0..4 {
+        let taken = vm.snapshot(&format!("s{number}"));
+        assert_eq!(
+            taken["outside_disks"].as_array().unwrap().len(),
+            0,
+            "{taken}"
+        );
+    }
+
+    // Back by memory and disk together, while files are being written.
+    host.run(&["rewind", &vm.name, "--to", "s1"]).ok();
+    assert!(assert_goes_on(&mut vm, 4) >= 4);
+
+    // What a guest was told to be flushed survives the process; the journal is replayed.
+    ask(&mut vm, "disk write 3 64 5");
+    let files = number(&ask(&mut vm, "disk verify"), "files");
+    vm.kill();
+
+    let mut copies: Vec<_> = ["s2", "s3"]
+        .map(|snapshot| host.restore(snapshot, &[]))
+        .into();
+    for (seed, copy) in (6..).zip(&mut copies) {
+        assert!(assert_goes_on(copy, seed) >= 4);
+        ask(copy, "disk umount");
+    }
+    let names: Vec<String> = copies
+        .iter()
+        .map(|copy| format!("{}.data", copy.name))
+        .collect();
+    copies.into_iter().for_each(Vm::stop);
+    for name in &names {
+        assert_file_system_clean(&content(&host, name));
+    }
+
+    let mut vm = boot(&host, 160, 1, &["--disk", "data"]);
+    ask(&mut vm, "disk mount");
+    let found = number(&ask(&mut vm, "disk verify"), "files");
+    assert!(found >= files, "{found} of {files} files");
+
+    // Space that the guest gives back is the pool's again, once the disk is given back.
+    sh(
+        &host,
+        &vm,
+        "dd if=/dev/urandom of=/mnt/large bs=64k count=160; sync",
+    )
+    .ok();
+    sh(&host, &vm, "rm /mnt/large; sync; fstrim /mnt").ok();
+    ask(&mut vm, "disk verify");
+    ask(&mut vm, "disk umount");
+    vm.stop();
+    let disk = Pool::open(host.pool()).unwrap().disk("data").unwrap();
+    assert!(disk.blocks * 4096 < 10 << 20, "{disk:?}");
+    assert_file_system_clean(&content(&host, "data"));
+    host.assert_pool_clean();
+}
