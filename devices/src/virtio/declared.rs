@@ -6,7 +6,7 @@ use vm_memory::GuestMemory;
 
 use super::block::{BlockError, DiskBackend};
 use super::device::VirtioDevice;
-use super::pmem::PmemBacking;
+use super::pmem::{PmemBacking, PmemRange};
 use crate::host_socket::HostSocket;
 
 /// Settings of one kind of device: all that a machine needs to make one. They are saved with every
@@ -42,6 +42,8 @@ pub struct DeviceHost {
     pub vcpus: u8,
     /// Storage of the disks that are still to be made, in their order.
     pub disks: std::vec::IntoIter<Arc<dyn DiskBackend>>,
+    /// Places of the disks that the guest finds in memory, in their order.
+    pub dax: std::vec::IntoIter<PmemRange>,
     /// The host's side of the vsock device, if there is one.
     pub vsock: Option<Arc<HostSocket>>,
     /// Called when the guest's driver releases a pmem device.

@@ -5,6 +5,7 @@
 
 mod block;
 mod chain;
+mod dax;
 mod declared;
 mod device;
 mod lifecycle;
@@ -21,6 +22,7 @@ pub use block::{
     DiskLimits, DiskRate, DiskSource, DiskSpec, RawDisk, SECTOR_BYTES, Since,
 };
 pub use chain::{Buffers, Chain, ChainError};
+pub use dax::{DaxDisk, DaxDiskStateV1};
 pub use declared::{DeviceError, DeviceHost, DeviceId, DeviceSpec};
 pub use device::{Served, VirtioDevice};
 pub use mmio::{MMIO_LEN, MmioTransport, QUEUE_NOTIFY_OFFSET, TransportError};

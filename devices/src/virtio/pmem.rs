@@ -134,6 +134,21 @@ impl<Mem: GuestMemory> DeviceSpec<Mem> for PmemSpec {
     }
 }
 
+/// Answers a request to flush memory that the guest cannot write: there is nothing to do.
+pub(super) fn serve_flush<Mem: GuestMemory>(
+    chain: &Chain,
+    mem: &Mem,
+) -> Result<Served, ChainError> {
+    let mut kind = [0; 4];
+    chain.readable.read(mem, &mut kind)?;
+    let answer = match u32::from_le_bytes(kind) {
+        VIRTIO_PMEM_REQ_TYPE_FLUSH => VIRTIO_PMEM_RESP_TYPE_OK,
+        _ => VIRTIO_PMEM_RESP_TYPE_EIO,
+    };
+    chain.writable.write(mem, &answer.to_le_bytes())?;
+    Ok(Served::Done(size_of_val(&answer) as u32))
+}
+
 /// Persistent memory, while its backing has some.
 #[derive(Debug)]
 pub struct Pmem {
@@ -193,14 +208,7 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Pmem {
         chain: Chain,
         mem: &Mem,
     ) -> Result<Served, ChainError> {
-        let mut kind = [0; 4];
-        chain.readable.read(mem, &mut kind)?;
-        let answer = match u32::from_le_bytes(kind) {
-            VIRTIO_PMEM_REQ_TYPE_FLUSH => VIRTIO_PMEM_RESP_TYPE_OK,
-            _ => VIRTIO_PMEM_RESP_TYPE_EIO,
-        };
-        chain.writable.write(mem, &answer.to_le_bytes())?;
-        Ok(Served::Done(size_of_val(&answer) as u32))
+        serve_flush(&chain, mem)
     }
 
     fn reset(&mut self) {

@@ -136,15 +136,15 @@ pub fn disk_argument(argument: OsString) -> Result<DiskSpec, String> {
     }
 }
 
-/// A disk: `PATH`, and behind commas any of `ro` or `rw`, `rate=BYTES`, `iops=COUNT` and `raw`. A
-/// path with commas has `rw` or `ro` directly behind it.
+/// A disk: `PATH`, and behind commas any of `ro` or `rw`, `dax`, `rate=BYTES`, `iops=COUNT` and
+/// `raw`. A path with commas has `rw` or `ro` directly behind it.
 pub fn disk(text: &str) -> Result<DiskSpec, String> {
     let (mut path, mut options) = (text, Vec::new());
     // From the last one on. A second mode is part of the path.
     while let Some((before, option)) = path.rsplit_once(',') {
         let is_option = match option {
             "ro" | "rw" => !options.iter().any(|seen| matches!(*seen, "ro" | "rw")),
-            "raw" => true,
+            "raw" | "dax" => true,
             _ => option.starts_with("rate=") || option.starts_with("iops="),
         };
         if !is_option {
@@ -157,8 +157,8 @@ pub fn disk(text: &str) -> Result<DiskSpec, String> {
         && !matches!(options.last(), Some(&"ro" | &"rw"))
     {
         return Err(format!(
-            "the disk option '{option}' is unknown: use ro, rw, rate=100M, iops=2000 or raw; \
-             a path with a comma needs ,rw or ,ro directly behind it"
+            "the disk option '{option}' is unknown: use ro, rw, dax, rate=100M, iops=2000 or \
+             raw; a path with a comma needs ,rw or ,ro directly behind it"
         ));
     }
     if path.is_empty() {
@@ -199,6 +199,10 @@ fn set_disk_option(disk: &mut DiskSpec, option: &str) -> Result<(), String> {
         None if option == "raw" => {
             once(disk.is_surely_raw)?;
             disk.is_surely_raw = true;
+        }
+        None if option == "dax" => {
+            once(disk.dax)?;
+            disk.dax = true;
         }
         None => disk.read_only = option == "ro",
     }

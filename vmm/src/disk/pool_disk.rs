@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nvvmm_devices::virtio::{DiskBackend, DiskError, DiskLimits};
-use nvvmm_snapshot::{DiskCut, DiskHead, DiskReader, Error, Holder, Pool};
+use nvvmm_snapshot::{DiskCut, DiskHead, DiskReader, Error, FrameMap, Holder, Pool};
 use vm_memory::VolatileSlice;
 
 use super::space::{Space, SpaceListener};
@@ -155,6 +155,14 @@ impl PoolDisk {
             Content::Read(reader) => reader.cut()?,
         };
         cut.named(self.drive())
+    }
+
+    /// The blocks of a disk that is only read, and the pool that they are in.
+    pub fn blocks(&self) -> Option<(&Pool, &FrameMap)> {
+        match &self.file.content {
+            Content::Written(_) => None,
+            Content::Read(reader) => Some((self.file.holder.pool(), reader.map())),
+        }
     }
 
     /// Makes the disk larger. Nobody is told; [`PoolDisk::measure`] finds it.

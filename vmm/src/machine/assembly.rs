@@ -18,7 +18,7 @@ use super::event_thread::EventThread;
 use super::events::{Events, Interrupter, MachineEvent};
 use super::gate::{Gate, Hold};
 use super::vcpu::{Shared, Vcpu};
-use super::{MachineError, MachineStateV1, Result};
+use super::{MachineError, MachineStateV1, Result, dax};
 use crate::arch::boot::{self, BootParts, Entry, acpi::AcpiParts};
 use crate::arch::{self, HostCpu, KvmStateV1};
 use crate::disk::OpenDisk;
@@ -126,9 +126,16 @@ impl Machine {
         let cpu = HostCpu::read(&vm)?;
         vm.set_memory(Arc::clone(&memory), slots, dirty_log)?;
         let events = Events::new().map_err(super::error::host("make the event queue"))?;
-        let disks = files.disks()?.into_iter();
+        let (in_memory, disks): (Vec<_>, Vec<_>) = { files.disks()?.into_iter() }
+            .zip(spec.disks())
+            .partition(|(_, spec)| spec.dax);
+        let in_memory = in_memory.iter().map(|(disk, _)| disk);
         let host_side = HostSide {
-            disks: disks.map(OpenDisk::into_backend).collect(),
+            disks: disks
+                .into_iter()
+                .map(|(disk, _)| disk.into_backend())
+                .collect(),
+            dax: dax::show(&vm, spec, cpu.physical_bits(), in_memory)?,
             console,
             vsock,
         };

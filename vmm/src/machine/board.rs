@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::MutEventSubscriber;
 use nvvmm_devices::virtio::{
-    DeviceHost, DeviceId, DiskBackend, MMIO_LEN, MmioTransport, PmemBacking, QUEUE_NOTIFY_OFFSET,
-    VirtioDevice,
+    DeviceHost, DeviceId, DiskBackend, MMIO_LEN, MmioTransport, PmemBacking, PmemRange,
+    QUEUE_NOTIFY_OFFSET, VirtioDevice,
 };
 use nvvmm_devices::{
     AcpiPower, Bus, BusDevice, COM1_IRQ, COM1_PORT, Console, ConsoleOut, ConsoleStreams, Device,
@@ -73,6 +73,8 @@ pub(super) struct Built {
 pub(super) struct HostSide {
     /// Storage of the disks, in the order of the spec.
     pub(super) disks: Vec<Arc<dyn DiskBackend>>,
+    /// Places of those that the guest finds in memory, which are not among the others.
+    pub(super) dax: Vec<PmemRange>,
     pub(super) console: ConsoleStreams,
     pub(super) vsock: Option<Arc<HostSocket>>,
 }
@@ -88,6 +90,7 @@ pub(super) fn build(
 ) -> Result<Built> {
     let HostSide {
         disks,
+        dax,
         console,
         vsock,
     } = host_side;
@@ -122,6 +125,7 @@ pub(super) fn build(
     let mut parts = DeviceHost {
         vcpus: spec.vcpus,
         disks: disks.into_iter(),
+        dax: dax.into_iter(),
         vsock,
         on_pmem_released: Arc::new(move || owner.interrupt()),
         pmem: Vec::new(),

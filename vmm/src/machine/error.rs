@@ -30,6 +30,14 @@ pub enum MachineError {
     /// A disk cannot be used.
     #[error(transparent)]
     Disk(#[from] BlockError),
+    /// A disk cannot be shown as persistent memory.
+    #[error("the disk '{disk}' cannot be shown as persistent memory: {reason}")]
+    Dax {
+        /// The disk.
+        disk: String,
+        /// The reason.
+        reason: String,
+    },
     /// A disk of the pool cannot be used.
     #[error(transparent)]
     PoolDisk(nvvmm_snapshot::Error),

@@ -10,6 +10,7 @@
 
 mod assembly;
 mod board;
+mod dax;
 mod error;
 mod event_thread;
 mod events;

@@ -7,13 +7,19 @@ use nvvmm_devices::virtio::DeviceId;
 use super::{MachineError, Result};
 use crate::arch::boot::layout::VIRTIO_DEVICES_MAX;
 use crate::memory::GuestMemory;
-use crate::spec::{DeviceKind, VmSpec};
+use crate::spec::{DeviceKind, DiskSpec, VmSpec};
 
 /// Checks that a machine can have the devices of `spec`. Opens and makes nothing.
 ///
 /// # Errors
 /// [`MachineError::Spec`], which names the device or the limit.
 pub fn check(spec: &VmSpec) -> Result<()> {
+    let is_odd = |disk: &&DiskSpec| disk.dax && (disk.pool_disk().is_none() || !disk.read_only);
+    if spec.disks().any(|disk| is_odd(&disk)) {
+        return Err(MachineError::Spec(
+            "only a read-only disk of the pool can be shown as persistent memory: ',ro,dax'".into(),
+        ));
+    }
     assign(spec).map(drop)
 }
 

@@ -123,6 +123,28 @@ fn other_devices_are_saved_as_a_list_in_a_section_of_its_own_version() {
 }
 
 #[test]
+fn a_disk_of_the_pool_is_saved_in_a_version_that_older_programs_refuse() {
+    let pool_disk = DeviceKind::Disk(DiskSpec {
+        read_only: true,
+        ..DiskSpec::of_pool("base")
+    });
+    let spec = { VmSpec::builder("/k").device(disk("/d", false)) }.device(pool_disk);
+    let spec = spec.build();
+    let value = serde_json::to_value(&spec).unwrap();
+    let expected = serde_json::json!([
+        {"slot": 0, "kind": "rng"},
+        {"slot": 1, "kind": "disk", "path": "/d", "read_only": false},
+        {"slot": 2, "kind": "disk", "pool_disk": "base", "read_only": true},
+    ]);
+    assert_eq!(value["devices"], expected);
+    let mut saved = SavedVm::decode(BLOB).unwrap();
+    saved.spec = spec;
+    let blob = saved.encode().unwrap();
+    assert_eq!(blob[32..40], [1, 0, 0, 0, 3, 0, 0, 0]);
+    assert_eq!(SavedVm::decode(&blob).unwrap().spec, saved.spec);
+}
+
+#[test]
 fn a_list_is_written_with_kinds_by_name() {
     let spec = VmSpec::builder("/k").device_at(5, disk("/d", true)).build();
     let value = serde_json::to_value(&spec).unwrap();

@@ -101,6 +101,7 @@ pub(super) fn machine_error(error: MachineError) -> VmError {
         return error.into();
     }
     let (kind, remedy) = match &error {
+        MachineError::Dax { .. } => (ErrorKind::Refused, Some("give the disk without ',dax'")),
         MachineError::PoolDisk(_) => (ErrorKind::Failed, None),
         MachineError::Kvm(kvm) => (kvm_kind(kvm), kvm.remedy()),
         MachineError::Boot(boot) => (boot_kind(boot), boot.remedy()),

@@ -216,6 +216,7 @@ fn errors_of_machines_kvm_and_devices() {
     kinds! { M, machine_error,
         M::Kvm(_) => M::Kvm(K::Lacks("text")), HostLacks;
         M::Boot(_) => M::Boot(BootError::CmdlineCharacters), Usage;
+        M::Dax { .. } => M::Dax { disk: text(), reason: text() }, Refused;
         M::PoolDisk(_) => M::PoolDisk(PoolError::NoDisksYet), Refused;
         M::Device(_) => M::Device(L::NotPaused { kind: text(), instance: text() }), Failed;
         M::Bus(_) => M::Bus(BusError::BadRange { name: text(), base: 0, len: 0 }), Failed;

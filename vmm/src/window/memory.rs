@@ -12,7 +12,7 @@ use super::{ShownBlocks, erofs, place::ROOM_BYTES};
 use crate::sys::address_range::{AddressRange, Sharing};
 
 /// Linux takes persistent memory in pieces of this size.
-const PIECE_BYTES: u64 = 16 << 20;
+pub(super) const PIECE_BYTES: u64 = 16 << 20;
 
 /// Why an image cannot be shown in a window.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ pub enum WindowError {
     },
 }
 
-fn os(op: &'static str) -> impl FnOnce(io::Error) -> WindowError {
+pub(super) fn os(op: &'static str) -> impl FnOnce(io::Error) -> WindowError {
     move |source| WindowError::Os { op, source }
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemory;
 
 use super::{Block, DiskRate};
+use crate::virtio::dax::DaxDisk;
 use crate::virtio::declared::{DeviceError, DeviceHost, DeviceId, DeviceSpec};
 use crate::virtio::device::VirtioDevice;
 
@@ -20,9 +21,16 @@ pub struct DiskSpec {
     /// Limits of what the guest does with it.
     #[serde(default, skip_serializing_if = "DiskRate::is_none")]
     pub rate: DiskRate,
+    /// Shown to the guest as persistent memory: for a read-only disk of the pool.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub dax: bool,
     /// The user says that the image is a raw one, whatever its first bytes say.
     #[serde(skip)]
     pub is_surely_raw: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// Place of a disk's content.
@@ -87,10 +95,17 @@ impl<Mem: GuestMemory> DeviceSpec<Mem> for DiskSpec {
         id: &DeviceId,
         host: &mut DeviceHost,
     ) -> Result<Box<dyn VirtioDevice<Mem>>, DeviceError> {
-        let disk = host.disks.next().ok_or_else(|| DeviceError::Missing {
+        let missing = |part| DeviceError::Missing {
             instance: id.instance.clone(),
-            part: "an open disk",
-        })?;
+            part,
+        };
+        if self.dax {
+            let range = host.dax.next();
+            let range = range.ok_or_else(|| missing("memory with its content"))?;
+            return Ok(Box::new(DaxDisk::new(range)));
+        }
+        let disk = host.disks.next();
+        let disk = disk.ok_or_else(|| missing("an open disk"))?;
         let serial = self.pool_disk().unwrap_or(&id.instance);
         let block = Block::new(disk, serial).with_queues(usize::from(host.vcpus));
         let block = block

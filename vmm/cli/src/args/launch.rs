@@ -53,6 +53,9 @@ pub struct RunArguments {
     /// at once. A snapshot does not contain an image file: give every restored VM its own copy. A
     /// name without '/' is that of a disk of the pool, if there is one.
     ///
+    /// ',ro,dax' shows a disk of the pool as persistent memory (/dev/pmem0), to be mounted with DAX:
+    /// its files take no RAM of the guest, and are once on the host however many VMs use them.
+    ///
     /// More options, separated by commas: 'rate=100M' limits the bytes per second (powers of 1024),
     /// and 'iops=2000' the requests per second; what a second allows can be saved up. 'raw' takes
     /// an image that looks like qcow2 as a raw one. A path with a comma needs ',rw' or ',ro'

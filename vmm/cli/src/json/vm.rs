@@ -223,6 +223,8 @@ pub struct Disk {
     is_kept_copy: bool,
     /// True if the guest cannot write to it.
     read_only: bool,
+    /// True if the guest finds it in memory, as persistent memory.
+    dax: bool,
     /// Most bytes that the guest reads and writes per second. Null without a limit.
     rate_bytes: Option<u64>,
     /// Most requests of the guest per second. Null without a limit.
@@ -238,6 +240,7 @@ impl Disk {
             drive: status.drive.clone(),
             is_kept_copy: status.is_kept_copy,
             read_only: disk.read_only,
+            dax: disk.dax,
             rate_bytes: disk.rate.bytes_per_s.map(NonZeroU64::get),
             rate_request_count: disk.rate.requests_per_s.map(NonZeroU64::get),
         }
