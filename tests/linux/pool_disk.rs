@@ -1,18 +1,24 @@
 //! A file system on a disk of the pool: it goes with the VM's snapshots, copies and rewinds, and
 //! survives the VM process.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use nvvmm_snapshot::Pool;
 use nvvmm_tests::{
     Host, Vm,
-    agent::sh,
-    witness::{ask, boot, number},
+    agent::{output, sh},
+    witness::{ask, boot, boot_with_options, number},
 };
 
 const DISK_BYTES: u64 = 24 << 20;
 /// Bytes that are copied at once.
 const PIECE_BYTES: usize = 1 << 20;
+/// Longest wait for a guest of an emulated host.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Puts an ext4 file system into a new disk of the pool.
 fn make_ext4_disk(host: &Host, name: &str) {
@@ -24,7 +30,12 @@ fn make_ext4_disk(host: &Host, name: &str) {
         .output()
         .expect("mkfs.ext4 runs");
     assert!(made.status.success(), "{made:?}");
-    let bytes = std::fs::read(&image).unwrap();
+    import(host, name, &image);
+}
+
+/// Puts an image into a new disk of the pool.
+fn import(host: &Host, name: &str, image: &Path) {
+    let bytes = std::fs::read(image).unwrap();
     assert_eq!(bytes.len() as u64, DISK_BYTES);
     let holder = Pool::open(host.pool()).unwrap().hold("maker").unwrap();
     let mut import = holder.import_disk(name, DISK_BYTES, 0).unwrap();
@@ -127,6 +138,102 @@ fn a_file_system_goes_with_snapshots_copies_and_rewinds_and_survives_the_process
     vm.stop();
     let disk = Pool::open(host.pool()).unwrap().disk("data").unwrap();
     assert!(disk.blocks * 4096 < 10 << 20, "{disk:?}");
+    assert_file_system_clean(&content(&host, "data"));
+    host.assert_pool_clean();
+}
+
+/// A disk with a file system in which there are a program and a file of `bytes`.
+fn make_tools_disk(host: &Host, bytes: &[u8]) {
+    let tree = host.runtime().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::copy("/bin/busybox", tree.join("busybox")).unwrap();
+    std::fs::write(tree.join("large"), bytes).unwrap();
+    let image = host.runtime().join("tools.img");
+    let made = Command::new("mke2fs")
+        .args(["-q", "-t", "ext4", "-b", "4096", "-d"])
+        .args([&tree, &image])
+        .arg("24M")
+        .output()
+        .expect("mke2fs runs");
+    assert!(made.status.success(), "{made:?}");
+    import(host, "tools", &image);
+}
+
+fn own_bytes(vm: &Vm<'_>) -> u64 {
+    vm.status()["ram"]["own_bytes"].as_u64().unwrap()
+}
+
+#[test]
+fn a_disk_in_memory_is_shared_and_a_full_pool_holds_who_writes() {
+    const LARGE_BYTES: usize = 12 << 20;
+    let host = Host::new(1024);
+    let large: Vec<u8> = (0..LARGE_BYTES).map(|at| (at % 251) as u8).collect();
+    make_tools_disk(&host, &large);
+    make_ext4_disk(&host, "data");
+    let sum = "md5sum < /mnt/tools/large";
+    let options = ["--disk", "data", "--disk", "tools,ro,dax"];
+    let vm = boot_with_options(&host, 160, 1, &options);
+    let mount = "mkdir -p /mnt/tools /mnt/data
+        mount -t ext4 -o ro,dax /dev/pmem0 /mnt/tools
+        mount -t ext4 /dev/vda /mnt/data
+        grep /mnt/tools /proc/mounts";
+    let mounted = output(&host, &vm, mount);
+    assert!(mounted.contains("dax"), "{mounted}");
+    let before = own_bytes(&vm);
+    let said = output(
+        &host,
+        &vm,
+        &format!("/mnt/tools/busybox echo in-place; {sum}"),
+    );
+    assert!(said.starts_with("in-place\n"), "{said}");
+    // The file is nowhere in the guest's RAM.
+    let grown = own_bytes(&vm) - before;
+    assert!(grown < LARGE_BYTES as u64 / 2, "{grown}");
+
+    // A copy reads the same blocks.
+    vm.snapshot("s");
+    let in_use = || {
+        let disks = Pool::open(host.pool()).unwrap().disks().unwrap();
+        let own = disks.iter().filter(|disk| disk.name.ends_with("tools"));
+        own.map(|disk| disk.own_bytes).collect::<Vec<_>>()
+    };
+    assert_eq!(in_use().len(), 1);
+    let copy = host.restore("s", &[]);
+    assert_eq!(output(&host, &copy, sum), said.split_once('\n').unwrap().1);
+    copy.stop();
+    assert_eq!(in_use().len(), 1);
+
+    // A write that finds no block holds the VM, and nothing is lost. The guest's memory is there
+    // before, so that it is the disk that waits.
+    output(
+        &host,
+        &vm,
+        "dd if=/dev/zero of=/warm bs=64k count=192 2>&1; rm /warm",
+    );
+    let pool = Pool::open(host.pool()).unwrap();
+    let ballast = pool.hold("ballast").unwrap();
+    for count in [512, 1] {
+        while ballast.take_blocks(count).is_ok() {}
+    }
+    let write = "dd if=/dev/urandom of=/mnt/data/new bs=64k count=96 2>&1 && sync &&
+        md5sum < /mnt/data/new > /mnt/data/sum && sync";
+    let writing = host
+        .command(&["exec", &vm.name, "--", "sh", "-c", write])
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + PATIENCE;
+    while vm.status()["state"] != "no-space" {
+        assert!(Instant::now() < until, "{}", vm.status());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    host.run(&["snapshot", &vm.name, "none"]).refused(5, "full");
+    drop(ballast);
+    let written = writing.wait_with_output().unwrap();
+    assert!(written.status.success(), "{written:?}");
+    let check = "echo 3 > /proc/sys/vm/drop_caches
+        [ \"$(md5sum < /mnt/data/new)\" = \"$(cat /mnt/data/sum)\" ] && umount /mnt/data";
+    output(&host, &vm, check);
+    vm.stop();
     assert_file_system_clean(&content(&host, "data"));
     host.assert_pool_clean();
 }
