@@ -25,7 +25,8 @@ pub(crate) enum Duty {
 #[cfg(test)]
 thread_local! {
     /// The step that this thread leaves out.
-    pub(crate) static LEFT_OUT: std::cell::Cell<Option<Duty>> = const { std::cell::Cell::new(None) };
+    pub(crate) static LEFT_OUT: std::cell::Cell<Option<Duty>> =
+        const { std::cell::Cell::new(None) };
 }
 
 /// True, but for the step that a test leaves out.

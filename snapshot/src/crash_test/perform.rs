@@ -107,22 +107,16 @@ impl Model {
             Step::Pin { vm, name } => self.with_vm(*vm, |vm| vm.pin(name)),
             Step::Unpin { vm, pin } => self.with_vm(*vm, |vm| vm.unpin(*pin)),
             Step::Consume { vm } => self.with_vm(*vm, Vm::consume),
-            Step::Remove { process, name } => match &self.processes[*process] {
-                Some(process) => or_refused(process.pool.remove(name).map(|_| ())),
-                None => Ok(Outcome::Refused),
-            },
-            Step::Grow { process, chunks } => match &self.processes[*process] {
-                Some(process) => or_refused(grow(&process.pool, *chunks)),
-                None => Ok(Outcome::Refused),
-            },
-            Step::Scrub { process } => match &self.processes[*process] {
-                Some(process) => scrub(&process.pool).map(|()| Outcome::Done),
-                None => Ok(Outcome::Refused),
-            },
-            Step::Clean { process } => match &self.processes[*process] {
-                Some(process) => or_refused(process.pool.clean_all()),
-                None => Ok(Outcome::Refused),
-            },
+            Step::Remove { process, name } => {
+                self.on_pool(*process, |pool| or_refused(pool.remove(name).map(|_| ())))
+            }
+            Step::Grow { process, chunks } => {
+                self.on_pool(*process, |pool| or_refused(grow(pool, *chunks)))
+            }
+            Step::Scrub { process } => {
+                self.on_pool(*process, |pool| scrub(pool).map(|()| Outcome::Done))
+            }
+            Step::Clean { process } => self.on_pool(*process, |pool| or_refused(pool.clean_all())),
             Step::CreateDisk { .. }
             | Step::RemoveDisk { .. }
             | Step::CopyDisk { .. }
@@ -142,6 +136,18 @@ impl Model {
                 self.bury(*process);
                 Ok(Outcome::Done)
             }
+        }
+    }
+
+    /// Does something to the pool that a process has open.
+    fn on_pool(
+        &self,
+        process: usize,
+        act: impl FnOnce(&Arc<Pool>) -> Result<Outcome, String>,
+    ) -> Result<Outcome, String> {
+        match &self.processes[process] {
+            Some(process) => act(&process.pool),
+            None => Ok(Outcome::Refused),
         }
     }
 

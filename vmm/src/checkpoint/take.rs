@@ -186,18 +186,9 @@ fn attempt(
         if taking.pending.caller_is_gone() {
             return Err(TakeError::CallerGone);
         }
-        let disks = uncommitted.disks;
-        let saved = SavedVm {
-            spec: taking.spec.clone(),
-            machine: uncommitted.state,
-            disks: Some(disks).filter(|disks| !disks.is_empty()),
-        };
-        commit(
-            taking,
-            &saved,
-            &shared,
-            (uncommitted.cuts, uncommitted.reservation),
-        )
+        let saved = saved(taking, uncommitted.state, uncommitted.disks);
+        let with = (uncommitted.cuts, uncommitted.reservation);
+        commit(taking, &saved, &shared, with)
     });
     let committed = match committed {
         Ok(committed) => committed,
@@ -460,6 +451,18 @@ impl Done {
     fn add_times(&self, phases: &mut Phases) {
         phases.add("Flush", self.flush);
         phases.add("Commit", self.took.saturating_sub(self.flush));
+    }
+}
+
+fn saved(
+    taking: &Taking<'_>,
+    machine: MachineStateV1,
+    disks: Vec<Option<ContentStamp>>,
+) -> SavedVm {
+    SavedVm {
+        spec: taking.spec.clone(),
+        machine,
+        disks: Some(disks).filter(|disks| !disks.is_empty()),
     }
 }
 

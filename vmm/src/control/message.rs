@@ -192,7 +192,7 @@ pub struct DiskStatus {
     /// Name of a disk of the pool in snapshots of the VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drive: Option<String>,
-    /// It is a copy that was made for the VM, and stays in the pool when the VM ends.
+    /// True for a copy that was made for the VM, and stays in the pool when the VM ends.
     #[serde(default, skip_serializing_if = "is_false")]
     pub is_kept_copy: bool,
 }

@@ -1,5 +1,5 @@
-//! Times in which accesses to guest RAM, or requests to disks of the pool, wait for space or for the
-//! pool's lock.
+//! Times in which accesses to guest RAM, or requests to disks of the pool, wait for space or for
+//! the pool's lock.
 
 use std::{
     fmt,

@@ -196,7 +196,7 @@ impl OpenDisks {
         &self.disks
     }
 
-    /// What is taken of a VM with these disks is foreign.
+    /// True when what is taken of a VM with these disks is foreign.
     pub fn are_foreign(&self) -> bool {
         self.holder
             .as_ref()

@@ -16,7 +16,7 @@ const PIECE_BYTES: usize = 1 << 20;
 /// A disk of the pool that was made for one VM.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Copy {
-    /// It goes with the VM, whatever was written to it.
+    /// Goes with the VM, whatever was written to it.
     pub ephemeral: bool,
 }
 

@@ -21,7 +21,7 @@ pub enum Wanting {
     Medium,
     /// The pool's lock, which another process has.
     Lock {
-        /// That process is not expected to give it back.
+        /// True if that process is not expected to give it back.
         for_long: bool,
     },
 }
@@ -74,7 +74,7 @@ impl Space {
     }
 }
 
-/// What an error would be mended by.
+/// The thing that would mend an error.
 fn wanted(error: &Error) -> Option<Wanting> {
     match error {
         Error::PoolFull { .. } => Some(Wanting::Blocks),

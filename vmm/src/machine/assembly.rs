@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use kvm_ioctls::VcpuFd;
-use nvvmm_devices::virtio::{ContentStamp, PmemRange};
+use nvvmm_devices::virtio::PmemRange;
 use nvvmm_devices::{AcpiPower, ConsoleStreams, HostSocket, SavedDevice};
 use nvvmm_snapshot::{Resource, ask_for};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -56,7 +56,7 @@ pub struct Machine {
     spec: VmSpec,
     boot: Option<BootFiles>,
     /// The disks, in the order of the spec.
-    disks: Vec<OpenDisk>,
+    pub(super) disks: Vec<OpenDisk>,
     // The vCPUs before the VM, and both before the memory: the guest can write memory while either
     // lives.
     vcpus: Vec<Arc<Vcpu>>,
@@ -454,33 +454,6 @@ impl Machine {
     /// There is any window.
     pub fn shows_windows(&self) -> bool {
         (0..self.board.pmem.len()).any(|index| self.shows_window(index))
-    }
-
-    /// Content of each image, for a snapshot: the first write after this is told from those before.
-    /// Devices must be paused. `None` for a disk of which nothing can be told, or of the pool.
-    pub fn note_disks(&self) -> Vec<Option<ContentStamp>> {
-        self.disks.iter().map(OpenDisk::note_content).collect()
-    }
-
-    /// The disks, in the order of the spec.
-    pub fn disks(&self) -> &[OpenDisk] {
-        &self.disks
-    }
-
-    /// Finds the sizes of the disks anew, and tells the guest those that have changed; a paused
-    /// guest gets to know it when it goes on. Gives the disks that have.
-    ///
-    /// # Errors
-    /// [`MachineError::Disk`] when a disk has a size that is none; the guest is told nothing.
-    pub fn measure_disks(&self) -> Result<Vec<&OpenDisk>> {
-        let mut resized = Vec::new();
-        for disk in &self.disks {
-            if disk.measure()? {
-                resized.push(disk);
-            }
-        }
-        self.board.look_anew()?;
-        Ok(resized)
     }
 
     /// State of all devices, which must be paused.

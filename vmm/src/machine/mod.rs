@@ -11,6 +11,7 @@
 mod assembly;
 mod board;
 mod dax;
+mod disks;
 mod error;
 mod event_thread;
 mod events;

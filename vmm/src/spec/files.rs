@@ -276,7 +276,7 @@ impl OpenedFiles {
         self.disks.as_slice()
     }
 
-    /// What is taken of a machine with these disks is foreign.
+    /// True when what is taken of a machine with these disks is foreign.
     pub fn are_disks_foreign(&self) -> bool {
         self.disks.are_foreign()
     }

@@ -22,9 +22,10 @@ use crate::{
 /// of the VM to come.
 const HOLDERS: usize = 4;
 
-/// Opens all that the VM of `source`, with the name `vm`, needs while it lives, also for reboots, rewinds and a pool
-/// that grows. When this returns, [`Vm::begin`](super::Vm::begin) opens no file and no device by a
-/// path, as long as these files and the sockets are in its [`VmOptions`](super::VmOptions).
+/// Opens all that the VM of `source`, with the name `vm`, needs while it lives, also for reboots,
+/// rewinds and a pool that grows. When this returns, [`Vm::begin`](super::Vm::begin) opens no file
+/// and no device by a path, as long as these files and the sockets are in its
+/// [`VmOptions`](super::VmOptions).
 ///
 /// `None` when the snapshot to restore cannot be read: that is told when the VM is built.
 ///

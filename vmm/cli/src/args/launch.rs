@@ -53,8 +53,8 @@ pub struct RunArguments {
     /// at once. A snapshot does not contain an image file: give every restored VM its own copy. A
     /// name without '/' is that of a disk of the pool, if there is one.
     ///
-    /// ',ro,dax' shows a disk of the pool as persistent memory (/dev/pmem0), to be mounted with DAX:
-    /// its files take no RAM of the guest, and are once on the host however many VMs use them.
+    /// ',ro,dax' shows a disk of the pool as persistent memory (/dev/pmem0), to be mounted with
+    /// DAX: its files take no RAM of the guest, and are once on the host however many VMs use them.
     ///
     /// More options, separated by commas: 'rate=100M' limits the bytes per second (powers of 1024),
     /// and 'iops=2000' the requests per second; what a second allows can be saved up. 'raw' takes
@@ -126,8 +126,8 @@ pub struct RestoreArguments {
         value_parser = values::vm_name,
         add = ArgValueCandidates::new(completion::vms),
         conflicts_with_all = [
-            "once", "prefault", "clock", "disks", "stale_disks", "ephemeral", "kernel", "name", "detach",
-            "console", "paused", "on_reboot", "uid", "gid", "no_sandbox",
+            "once", "prefault", "clock", "disks", "stale_disks", "ephemeral", "kernel", "name",
+            "detach", "console", "paused", "on_reboot", "uid", "gid", "no_sandbox",
         ],
     )]
     pub into: Option<String>,
