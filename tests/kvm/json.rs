@@ -64,6 +64,12 @@ fn every_command_prints_what_its_schema_allows() {
     host.json(&["pool", "check"]);
     host.json(&["pool", "scrub"]);
     host.json(&["rm", "c"]);
+    host.json(&["disk", "create", "data", "--size", "1M"]);
+    host.json(&["disk", "resize", "data", "+1M"]);
+    host.json(&["disk", "copy", "data", "other"]);
+    host.json(&["disk", "info", "data"]);
+    host.json(&["disk", "ls"]);
+    host.json(&["disk", "rm", "data"]);
     if !host.medium().is_device() {
         host.json(&["pool", "grow", "--size", "+32M"]);
     }

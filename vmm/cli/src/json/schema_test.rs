@@ -24,7 +24,13 @@ fn schemas() -> Vec<(&'static str, Value)> {
         ("bench", of::<bench::Bench>()),
         ("checkpoint", of::<ring::Ring>()),
         ("diff", of::<snapshot::Difference>()),
+        ("disk copy", of::<disk::Disk>()),
+        ("disk create", of::<disk::Disk>()),
+        ("disk info", of::<disk::Disk>()),
+        ("disk ls", of::<Vec<disk::Disk>>()),
         ("disk rescan", of::<Vec<vm::ResizedDisk>>()),
+        ("disk resize", of::<disk::Disk>()),
+        ("disk rm", of::<Vec<disk::RemovedDisk>>()),
         ("doctor", of::<doctor::Doctor>()),
         ("export", of::<snapshot::Exported>()),
         (

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod confined;
+mod disks;
 mod doctor;
 mod exit_codes;
 mod hands;
