@@ -65,6 +65,8 @@ fn every_command_prints_what_its_schema_allows() {
     host.json(&["pool", "scrub"]);
     host.json(&["rm", "c"]);
     host.json(&["disk", "create", "data", "--size", "1M"]);
+    std::fs::write(file("image"), [1; 512]).unwrap();
+    host.json(&["disk", "import", &file("image"), "--name", "small"]);
     host.json(&["disk", "resize", "data", "+1M"]);
     host.json(&["disk", "copy", "data", "other"]);
     host.json(&["disk", "info", "data"]);

@@ -14,6 +14,7 @@ use super::{disk, json, output};
 /// `nvvmm disk ...`.
 pub fn run(command: DiskCommand) -> Result<ExitCode, VmError> {
     match command {
+        DiskCommand::Import(arguments) => disk::import::run(&arguments)?,
         DiskCommand::Create {
             name,
             size,

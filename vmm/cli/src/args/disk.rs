@@ -1,13 +1,22 @@
 //! Options of `nvvmm disk`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 
 use super::{JsonFlag, PoolOption};
+use crate::disk::image::ImageFormat;
 use crate::disk::place::{self, DiskPlace};
 use crate::names::{Choice, NamePattern};
 use crate::values::NewSize;
 use crate::{completion, values};
+
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  nvvmm disk import debian.qcow2 --name base
+  nvvmm disk import /dev/sdb --name usb
+  xz -dc debian.raw.xz | nvvmm disk import - --name base";
 
 const CREATE_EXAMPLES: &str = "\
 Examples:
@@ -39,6 +48,14 @@ Examples:
 /// `nvvmm disk ...`.
 #[derive(Debug, Subcommand)]
 pub enum DiskCommand {
+    /// Make a disk of an image: a raw or qcow2 file, a block device, or raw standard input
+    ///
+    /// Zeros and holes of the image take no space. The disk appears when all of it is there; an
+    /// import that is interrupted leaves nothing. An image that cannot fit is refused before
+    /// anything is written. An image of qcow2 must be complete in itself: without a backing file,
+    /// another file for its data, or encryption. Snapshots inside it are not imported.
+    #[command(after_long_help = IMPORT_EXAMPLES)]
+    Import(DiskImportArguments),
     /// Make an empty disk
     #[command(after_long_help = CREATE_EXAMPLES)]
     Create {
@@ -166,6 +183,26 @@ pub enum DiskCommand {
         #[command(flatten)]
         json: JsonFlag,
     },
+}
+
+/// `nvvmm disk import`.
+#[derive(Debug, Args)]
+pub struct DiskImportArguments {
+    /// Path of the image; - for standard input, which must be raw
+    #[arg(value_name = "FILE")]
+    pub image: PathBuf,
+    /// Name of the new disk, up to 128 of A-Z a-z 0-9 . _ - @
+    #[arg(long, value_parser = place::new_disk_name)]
+    pub name: String,
+    /// Form of the image. By default its first bytes decide
+    #[arg(long, value_enum)]
+    pub format: Option<ImageFormat>,
+    /// The pool.
+    #[command(flatten)]
+    pub pool: PoolOption,
+    /// The form of the report.
+    #[command(flatten)]
+    pub json: JsonFlag,
 }
 
 /// `nvvmm disk rm`.

@@ -1,5 +1,7 @@
-//! Disks of the pool: made, listed, made larger, renamed, removed, copied.
+//! Disks of the pool: imported, made, listed, made larger, renamed, removed, copied.
 
+pub mod image;
+pub mod import;
 pub mod place;
 
 use std::process::ExitCode;

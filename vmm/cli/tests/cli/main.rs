@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod confined;
+mod disk_images;
 mod disks;
 mod doctor;
 mod exit_codes;
@@ -12,6 +13,7 @@ mod hands;
 mod life;
 mod played_vm;
 mod pools;
+mod qcow2;
 mod start;
 mod stopped;
 mod terminals;
