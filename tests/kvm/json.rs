@@ -67,6 +67,7 @@ fn every_command_prints_what_its_schema_allows() {
     host.json(&["disk", "create", "data", "--size", "1M"]);
     std::fs::write(file("image"), [1; 512]).unwrap();
     host.json(&["disk", "import", &file("image"), "--name", "small"]);
+    host.json(&["disk", "export", "small", &file("exported")]);
     host.json(&["disk", "resize", "data", "+1M"]);
     host.json(&["disk", "copy", "data", "other"]);
     host.json(&["disk", "info", "data"]);

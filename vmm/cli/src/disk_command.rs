@@ -42,6 +42,7 @@ pub fn run(command: DiskCommand) -> Result<ExitCode, VmError> {
             pool,
             json,
         } => disk::copy(&disk, &name, &pool, json.json)?,
+        DiskCommand::Export(arguments) => disk::export::run(&arguments)?,
         DiskCommand::Rescan { vm, json } => rescan(&vm, json.json)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -34,6 +34,12 @@ Examples:
   nvvmm disk copy before-upgrade:data data-then
       The disk 'data' as it was in the snapshot 'before-upgrade'.";
 
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  nvvmm disk export data data.img
+  nvvmm disk export before-upgrade:data data.qcow2 --format qcow2
+  nvvmm disk export data - | zstd > data.img.zst";
+
 const RM_EXAMPLES: &str = "\
 Examples:
   nvvmm disk rm data-then
@@ -170,6 +176,12 @@ pub enum DiskCommand {
         #[command(flatten)]
         json: JsonFlag,
     },
+    /// Write a disk as an image file, raw or qcow2
+    ///
+    /// The file is as sparse as the disk, and appears when all of it is there. While a VM writes to
+    /// a disk, take a snapshot of the VM, and export the disk of that.
+    #[command(after_long_help = EXPORT_EXAMPLES)]
+    Export(DiskExportArguments),
     /// Look at the sizes of a VM's disks anew, and tell the guest
     ///
     /// For an image or a block device that was made larger while the VM runs. The guest learns of
@@ -201,6 +213,33 @@ pub struct DiskImportArguments {
     #[command(flatten)]
     pub pool: PoolOption,
     /// The form of the report.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}
+
+/// `nvvmm disk export`.
+#[derive(Debug, Args)]
+pub struct DiskExportArguments {
+    /// Name of the disk; SNAPSHOT:DISK for one of a snapshot
+    #[arg(
+        value_name = "[SNAPSHOT:]DISK",
+        value_parser = place::disk_place,
+        add = ArgValueCandidates::new(completion::disks_and_those_of_snapshots)
+    )]
+    pub disk: DiskPlace,
+    /// Path of the image (for its owner alone); - for standard output, which gets a raw image
+    #[arg(value_name = "FILE")]
+    pub image: PathBuf,
+    /// Form of the image
+    #[arg(long, value_enum, default_value = "raw")]
+    pub format: ImageFormat,
+    /// Replace the file if it exists
+    #[arg(short, long)]
+    pub force: bool,
+    /// The pool.
+    #[command(flatten)]
+    pub pool: PoolOption,
+    /// The form of the report. There is none when the image goes to standard output.
     #[command(flatten)]
     pub json: JsonFlag,
 }

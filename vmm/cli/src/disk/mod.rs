@@ -1,5 +1,6 @@
-//! Disks of the pool: imported, made, listed, made larger, renamed, removed, copied.
+//! Disks of the pool: imported, exported, made, listed, made larger, renamed, removed, copied.
 
+pub mod export;
 pub mod image;
 pub mod import;
 pub mod place;

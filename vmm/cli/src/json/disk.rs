@@ -81,3 +81,22 @@ pub struct RemovedDisk {
     /// Space that was freed.
     pub freed_bytes: u64,
 }
+
+/// Disk that was written as an image.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ExportedDisk {
+    /// Name of the disk.
+    pub disk: String,
+    /// Snapshot that has the disk. Null for a disk of the pool.
+    pub snapshot: Option<String>,
+    /// Path of the image.
+    pub image: String,
+    /// Form of the image.
+    #[cfg_attr(test, schemars(extend("enum" = ["raw", "qcow2"])))]
+    pub format: &'static str,
+    /// Size of the disk.
+    pub size_bytes: u64,
+    /// Size of the file, holes included.
+    pub image_bytes: u64,
+}

@@ -26,6 +26,7 @@ fn schemas() -> Vec<(&'static str, Value)> {
         ("diff", of::<snapshot::Difference>()),
         ("disk copy", of::<disk::Disk>()),
         ("disk create", of::<disk::Disk>()),
+        ("disk export", of::<disk::ExportedDisk>()),
         ("disk import", of::<disk::Disk>()),
         ("disk info", of::<disk::Disk>()),
         ("disk ls", of::<Vec<disk::Disk>>()),

@@ -94,6 +94,8 @@ fn each_command_that_parses_what_others_wrote_is_confined() {
     for arguments in [
         &["receive"][..],
         &["disk", "import", image, "--name", "x"],
+        &["disk", "export", "nothing", core],
+        &["disk", "export", "nothing", "-"],
         &["inspect"],
         &["inspect", "nothing"],
         &["diff", "one", "other"],

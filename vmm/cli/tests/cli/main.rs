@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod confined;
+mod disk_exports;
 mod disk_images;
 mod disks;
 mod doctor;
