@@ -64,6 +64,15 @@ fn every_command_prints_what_its_schema_allows() {
     host.json(&["pool", "check"]);
     host.json(&["pool", "scrub"]);
     host.json(&["rm", "c"]);
+    host.json(&["disk", "create", "data", "--size", "1M"]);
+    std::fs::write(file("image"), [1; 512]).unwrap();
+    host.json(&["disk", "import", &file("image"), "--name", "small"]);
+    host.json(&["disk", "export", "small", &file("exported")]);
+    host.json(&["disk", "resize", "data", "+1M"]);
+    host.json(&["disk", "copy", "data", "other"]);
+    host.json(&["disk", "info", "data"]);
+    host.json(&["disk", "ls"]);
+    host.json(&["disk", "rm", "data"]);
     if !host.medium().is_device() {
         host.json(&["pool", "grow", "--size", "+32M"]);
     }

@@ -18,6 +18,8 @@ pub struct DiskImport<'h> {
     name: String,
     map: FileMap,
     overlay: Overlay,
+    /// End of what was written, in bytes.
+    end: u64,
     /// Blocks that were taken ahead.
     spare: Vec<BlockNo>,
 }
@@ -56,12 +58,31 @@ impl Holder {
             name: name.to_owned(),
             map,
             overlay: Overlay::default(),
+            end: 0,
             spare: Vec::new(),
         })
     }
 }
 
 impl DiskImport<'_> {
+    /// Gives the disk another size, for one whose size is not known when the import begins.
+    ///
+    /// # Errors
+    /// [`Error::InvalidDisk`] for a size that no disk can have, or that leaves out what was
+    /// written.
+    pub fn set_size(&mut self, size_bytes: u64) -> Result<()> {
+        let map = FileMap::new(self.map.kind, size_bytes, Entry::Hole)?;
+        if self.end > size_bytes {
+            let what = format!(
+                "{} bytes of it were written, and not {size_bytes}",
+                self.end
+            );
+            return Err(Error::invalid_disk(&self.name, what));
+        }
+        self.map = map;
+        Ok(())
+    }
+
     /// Writes bytes, from a multiple of 4096 on. Blocks of zeros stay holes.
     ///
     /// # Errors
@@ -74,6 +95,7 @@ impl DiskImport<'_> {
             let what = format!("{} bytes cannot be imported at byte {offset}", from.len());
             return Err(Error::invalid_disk(&self.name, what));
         }
+        self.end = self.end.max(offset + from.len() as u64);
         let first = offset / BLOCK_SIZE_BYTES;
         for (frame, bytes) in (first..).zip(from.chunks(BLOCK_SIZE_BYTES as usize)) {
             let place = FrameIndex::new((frame % u64::from(CHUNK_BLOCKS)) as u32);

@@ -7,6 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -14,7 +15,7 @@ use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter a
 use clap_complete::env::{EnvCompleter, Shells};
 use nvvmm::VmError;
 use nvvmm::control::RuntimeDir;
-use nvvmm_snapshot::Pool;
+use nvvmm_snapshot::{MapKind, Pool};
 
 use super::args::{Arguments, PoolOption};
 use super::names::running;
@@ -200,11 +201,43 @@ fn of_user(names: impl Fn(&RuntimeDir) -> Result<Vec<String>, VmError>) -> Optio
 /// Names of the snapshots in the pool that the command line or the environment names.
 pub fn snapshots() -> Vec<CompletionCandidate> {
     let names = || -> Option<Vec<String>> {
-        let path = pool_path::found_if_any(&PoolOption::of(pool_in(words()))).ok()??;
-        let entries = Pool::open(&path).ok()?.entries().ok()?;
+        let entries = pool_of_words()?.entries().ok()?;
         Some(entries.into_iter().map(|entry| entry.name).collect())
     };
     candidates(names().unwrap_or_default())
+}
+
+/// Names of the disks in that pool.
+pub fn disks() -> Vec<CompletionCandidate> {
+    candidates(names_of_disks().unwrap_or_default())
+}
+
+/// Names of the disks in that pool, and of those that its snapshots have: `SNAPSHOT:DISK`.
+pub fn disks_and_those_of_snapshots() -> Vec<CompletionCandidate> {
+    let of_snapshots = || -> Option<Vec<String>> {
+        let entries = pool_of_words()?.entries().ok()?.into_iter();
+        let places = entries.flat_map(|entry| {
+            let disks = entry.maps.into_iter();
+            disks.filter_map(move |map| match map.kind {
+                MapKind::Disk(disk) => Some(format!("{}:{disk}", entry.name)),
+                _ => None,
+            })
+        });
+        Some(places.collect())
+    };
+    let mut places = of_snapshots().unwrap_or_default();
+    places.extend(names_of_disks().unwrap_or_default());
+    candidates(places)
+}
+
+fn names_of_disks() -> Option<Vec<String>> {
+    let disks = pool_of_words()?.disks().ok()?.into_iter();
+    Some(disks.map(|disk| disk.name).collect())
+}
+
+fn pool_of_words() -> Option<Arc<Pool>> {
+    let path = pool_path::found_if_any(&PoolOption::of(pool_in(words()))).ok()??;
+    Pool::open(&path).ok()
 }
 
 /// The value of `--pool` among these words.

@@ -1,4 +1,6 @@
-//! `nvvmm disk`: disks of running VMs.
+//! `nvvmm disk`: disks of the pool, and images of running VMs that have another size.
+
+use std::process::ExitCode;
 
 use nvvmm::VmError;
 use nvvmm::control::RuntimeDir;
@@ -7,13 +9,43 @@ use nvvmm::control::message::ResizedDisk;
 use super::args::DiskCommand;
 use super::terminal::shown_in_line;
 use super::vm_commands::connect;
-use super::{json, output};
+use super::{disk, json, output};
 
 /// `nvvmm disk ...`.
-pub fn run(command: DiskCommand) -> Result<(), VmError> {
+pub fn run(command: DiskCommand) -> Result<ExitCode, VmError> {
     match command {
-        DiskCommand::Rescan { vm, json } => rescan(&vm, json.json),
+        DiskCommand::Import(arguments) => disk::import::run(&arguments)?,
+        DiskCommand::Create {
+            name,
+            size,
+            pool,
+            json,
+        } => disk::create(&name, size, &pool, json.json)?,
+        DiskCommand::Ls {
+            snapshot,
+            quiet,
+            pool,
+            json,
+        } => disk::list(snapshot.as_deref(), &pool, quiet, json.json)?,
+        DiskCommand::Info { disk, pool, json } => disk::info(&disk, &pool, json.json)?,
+        DiskCommand::Resize {
+            name,
+            size,
+            pool,
+            json,
+        } => disk::resize(&name, size, &pool, json.json)?,
+        DiskCommand::Rename { name, new, pool } => disk::rename(&name, &new, &pool)?,
+        DiskCommand::Rm(arguments) => return disk::remove(&arguments),
+        DiskCommand::Copy {
+            disk,
+            name,
+            pool,
+            json,
+        } => disk::copy(&disk, &name, &pool, json.json)?,
+        DiskCommand::Export(arguments) => disk::export::run(&arguments)?,
+        DiskCommand::Rescan { vm, json } => rescan(&vm, json.json)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn rescan(vm: &str, is_json: bool) -> Result<(), VmError> {

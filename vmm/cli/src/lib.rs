@@ -18,6 +18,7 @@ mod cp;
 mod cp_tree;
 mod detach;
 mod diff_command;
+mod disk;
 mod disk_choice;
 mod disk_command;
 mod doctor;
@@ -186,7 +187,7 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         Command::Man { dir, force } => documents::man(&dir, force)?,
         Command::Rm(rm) => return snapshot_commands::remove(&rm),
         Command::Bench(bench) => bench_command::run(bench)?,
-        Command::Disk(disk) => disk_command::run(disk)?,
+        Command::Disk(disk) => return disk_command::run(disk),
         Command::Pool(pool) => return carry_out_on_pool(pool),
     }
     Ok(ExitCode::SUCCESS)

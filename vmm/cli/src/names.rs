@@ -49,6 +49,8 @@ pub enum Kind {
     PastVm,
     /// Snapshots of a pool.
     Snapshot,
+    /// Disks of a pool.
+    Disk,
 }
 
 impl Kind {
@@ -60,6 +62,7 @@ impl Kind {
                 "'nvvmm ps --all' lists VMs that have ended, too",
             ),
             Self::Snapshot => ("snapshot", "'nvvmm snapshots' lists the snapshots"),
+            Self::Disk => ("disk", "'nvvmm disk ls' lists the disks"),
         };
         VmError::new(
             ErrorKind::NotFound,

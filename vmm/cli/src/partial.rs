@@ -46,7 +46,7 @@ fn rename(from: &Path, to: &Path, force: bool) -> io::Result<()> {
 /// A file that goes away unless it is renamed.
 pub struct Partial {
     path: PathBuf,
-    /// The file, open for writing.
+    /// The file, open for reading and writing.
     pub file: File,
 }
 
@@ -66,6 +66,7 @@ impl Partial {
         name.push(format!(".nvvmm-{}", std::process::id()));
         let path = target.with_file_name(name);
         let file = OpenOptions::new()
+            .read(true)
             .write(true)
             .create_new(true)
             .mode(mode)
@@ -82,7 +83,7 @@ impl Partial {
 /// A file that is not whole yet, of a process that is about to be confined. A helper gives it its
 /// name, or removes it when the process ends without that.
 pub struct ConfinedPartial {
-    /// The file, open for writing.
+    /// The file, open for reading and writing.
     pub file: File,
     helper: Helper,
 }

@@ -28,7 +28,7 @@ const SNAPSHOT_NAME_BYTES_MAX: usize = 128;
 /// A size in bytes, a multiple of 2 MiB: `512M`, `2G`, `1.5GiB`, `1073741824`. K, M, G and T are
 /// powers of 1024.
 pub fn size(text: &str) -> Result<u64, String> {
-    let bytes = bytes(text)?;
+    let bytes = bytes(text, SIZE_BYTES_MAX)?;
     if bytes < CHUNK_SIZE_BYTES {
         return Err(format!(
             "{} is too small: the smallest size is 2M",
@@ -81,7 +81,8 @@ pub fn new_size(text: &str) -> Result<NewSize, String> {
     }
 }
 
-fn bytes(text: &str) -> Result<u64, String> {
+/// A number of bytes, `bytes_max` at most.
+pub(super) fn bytes(text: &str, bytes_max: u64) -> Result<u64, String> {
     let digits_end = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());
@@ -101,7 +102,7 @@ fn bytes(text: &str) -> Result<u64, String> {
         }
     };
     let too_large = || {
-        let most = SizeText::of(SIZE_BYTES_MAX);
+        let most = SizeText::of(bytes_max);
         format!("{text} is too large: the largest size is {most}")
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -121,7 +122,7 @@ fn bytes(text: &str) -> Result<u64, String> {
     }
     u64::try_from(bytes)
         .ok()
-        .filter(|&b| b <= SIZE_BYTES_MAX)
+        .filter(|&b| b <= bytes_max)
         .ok_or_else(too_large)
 }
 
@@ -182,7 +183,8 @@ fn set_disk_option(disk: &mut DiskSpec, option: &str) -> Result<(), String> {
     match option.split_once('=') {
         Some(("rate", value)) => {
             once(disk.rate.bytes_per_s.is_some())?;
-            let rate = bytes(value).map_err(|fault| format!("in '{option}': {fault}"))?;
+            let rate =
+                bytes(value, SIZE_BYTES_MAX).map_err(|fault| format!("in '{option}': {fault}"))?;
             if rate < DISK_RATE_MIN {
                 return Err(format!(
                     "in '{option}': the smallest rate is 64K (bytes per second)"

@@ -30,7 +30,7 @@ use self::{
 };
 pub use self::{
     bench::BenchArguments,
-    disk::DiskCommand,
+    disk::{DiskCommand, DiskExportArguments, DiskImportArguments, DiskRmArguments},
     guest::{CpArguments, ExecArguments, StatsArguments},
     launch::{
         ClockChoice, ConsoleChoice, RebootChoice, RestoreArguments, RunArguments, StartArguments,
@@ -298,7 +298,7 @@ pub enum Command {
     /// free when that VM does not need it any more.
     #[command(visible_alias = "rmi", after_long_help = RM_EXAMPLES)]
     Rm(RmArguments),
-    /// Disks of running VMs
+    /// Import, export, create, list, copy and remove disks of the pool; tell guests of larger disks
     #[command(subcommand)]
     Disk(DiskCommand),
     /// Create, grow, show and check pools

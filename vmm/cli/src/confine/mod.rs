@@ -1,5 +1,5 @@
 //! Confinement of the commands that parse bytes of others: `receive`, `inspect`, `diff`, `export`,
-//! `pool check`, `pool scrub`, `pool map` and `pool mount`.
+//! `disk import`, `disk export`, `pool check`, `pool scrub`, `pool map` and `pool mount`.
 //!
 //! Such a command opens its input and output, and then calls [`to_pool`]. From there on it opens
 //! no file but the pool, connects to nothing, starts no program and reaches no other process. What

@@ -6,6 +6,7 @@
 //! these structs and their docstrings by a test ([`schema_test`]), which holds the rules, too.
 
 pub mod bench;
+pub mod disk;
 pub mod doctor;
 pub mod inspect;
 pub mod moving;

@@ -89,8 +89,13 @@ fn each_command_that_parses_what_others_wrote_is_confined() {
     let core = world.path("core");
     let svg = world.path("svg");
     let (core, svg) = (core.to_str().unwrap(), svg.to_str().unwrap());
+    let image = world.path("victim");
+    let image = image.to_str().unwrap();
     for arguments in [
         &["receive"][..],
+        &["disk", "import", image, "--name", "x"],
+        &["disk", "export", "nothing", core],
+        &["disk", "export", "nothing", "-"],
         &["inspect"],
         &["inspect", "nothing"],
         &["diff", "one", "other"],

@@ -5,12 +5,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod confined;
+mod disk_exports;
+mod disk_images;
+mod disks;
 mod doctor;
 mod exit_codes;
 mod hands;
 mod life;
 mod played_vm;
 mod pools;
+mod qcow2;
 mod start;
 mod stopped;
 mod terminals;

@@ -58,6 +58,7 @@ impl World {
 fn assert_schema(arguments: &[&str], printed: &str) {
     let name = match arguments {
         ["pool", command, ..] => format!("pool-{command}"),
+        ["disk", command, ..] => format!("disk-{command}"),
         [command, ..] => (*command).to_owned(),
         [] => unreachable!("--json is among them"),
     };
