@@ -124,8 +124,14 @@ fn names_of_disks_that_are_not_there_or_in_use_are_told() {
     host.run(&["snapshot", &vm.name, "s"]).ok();
     let given = ["restore", "s", "--detach", "--disk", "tools"];
     host.run(&given).refused(4, "may have been written after");
-    let resized = host.run(&["disk", "rescan", &vm.name, "--json"]).ok();
-    assert_eq!(resized.stdout.trim(), "[]");
+    let resized = host.json(&["disk", "resize", "base", "+8M"]);
+    assert_eq!(resized["size_bytes"], 2 * DISK_BYTES);
+    host.run(&["disk", "resize", "base", "4M"])
+        .refused(4, "can only be made larger");
+    host.run(&["disk", "rm", "base"]).refused(4, "is in use");
+    // The snapshot has it as it was.
+    let copy = host.restore("s", &[]);
+    copy.stop();
     vm.stop();
     host.assert_pool_clean();
 }

@@ -8,14 +8,16 @@ pub mod place;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use nvvmm::control::{ControlClient, RuntimeDir};
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{DiskEntry, Error, MapEntry, MapKind, Pool, SnapshotEntry};
 
 use self::place::DiskPlace;
 use super::args::{DiskRmArguments, PoolOption};
-use super::names::{Chosen, Kind};
+use super::names::{self, Chosen, Kind};
 use super::output::{self, Column};
 use super::values::NewSize;
+use super::vm_commands::connect;
 use super::{json, pool_path};
 
 /// `nvvmm disk create`.
@@ -189,14 +191,19 @@ pub fn resize(
 ) -> Result<(), VmError> {
     let pool = opened(option)?;
     let now = pool.disk(name).map_err(missing)?;
-    pool.resize_disk(name, size.bytes(now.size_bytes))
-        .map_err(|error| match error {
-            Error::DiskInUse { .. } => VmError::from(error).with_remedy(
-                "shut its VM down ('nvvmm shutdown'), and make the disk larger before the VM \
-                 starts again",
-            ),
-            error => error.into(),
-        })?;
+    let size_bytes = size.bytes(now.size_bytes);
+    match pool.resize_disk(name, size_bytes) {
+        Err(error @ Error::DiskInUse { .. }) => match writer_of(&pool, name)? {
+            Some(mut vm) => drop(vm.resize_disk(name, size_bytes)?),
+            None => {
+                return Err(VmError::from(error).with_remedy(
+                    "shut its VM down ('nvvmm shutdown'), and make the disk larger before the VM \
+                     starts again",
+                ));
+            }
+        },
+        done => done?,
+    }
     let disk = pool.disk(name)?;
     if as_json {
         return output::print_json(&json::disk::Disk::of(&disk));
@@ -205,6 +212,25 @@ pub fn resize(
         "disk {name} has {} now\n",
         size_text(disk.size_bytes)
     ))
+}
+
+/// The VM of this user that writes to a disk, if it answers.
+fn writer_of(pool: &Pool, name: &str) -> Result<Option<ControlClient>, VmError> {
+    let dir = RuntimeDir::of_user()?;
+    for vm in names::running(&dir)? {
+        let Ok(mut client) = dir.find(&vm).and_then(|entry| connect(&entry)) else {
+            continue;
+        };
+        let has_disk = client.status().is_ok_and(|status| {
+            let disks = status.disks.iter().map(|disk| &disk.disk);
+            let mut written = disks.filter(|disk| !disk.read_only);
+            status.pool == pool.path() && written.any(|disk| disk.pool_disk() == Some(name))
+        });
+        if has_disk {
+            return Ok(Some(client));
+        }
+    }
+    Ok(None)
 }
 
 /// `nvvmm disk rename`.
