@@ -64,3 +64,20 @@ fn what_cannot_be_is_refused() {
         Err(Error::NotFound { .. })
     ));
 }
+
+#[test]
+fn an_import_can_learn_its_size_at_its_end() {
+    let (_directory, pool) = pool();
+    let holder = pool.hold("import").unwrap();
+    let mut import = holder.import_disk("data", 32 << 40, 0).unwrap();
+    import.write(4096, &[1; 1536]).unwrap();
+    for size in [0, 4096, 5000, 5120] {
+        let refused = import.set_size(size);
+        assert!(matches!(refused, Err(Error::InvalidDisk { .. })), "{size}");
+    }
+    import.set_size(4096 + 1536).unwrap();
+    assert!(import.write(8192, &[1; 512]).is_err(), "behind the end");
+    let disk = import.finish().unwrap();
+    assert_eq!((disk.size_bytes, disk.blocks), (4096 + 1536, 1));
+    assert!(pool.check().unwrap().is_clean());
+}
