@@ -127,7 +127,7 @@ fn names_of_disks_that_are_not_there_or_in_use_are_told() {
     let resized = host.json(&["disk", "resize", "base", "+8M"]);
     assert_eq!(resized["size_bytes"], 2 * DISK_BYTES);
     host.run(&["disk", "resize", "base", "4M"])
-        .refused(4, "can only be made larger");
+        .refused(2, "can only be made larger");
     host.run(&["disk", "rm", "base"]).refused(4, "is in use");
     // The snapshot has it as it was.
     let copy = host.restore("s", &[]);
