@@ -5,6 +5,10 @@
 //! under the catalog lock: ids are never used twice and a snapshot's blocks never change, so they
 //! were its blocks all the time. Digests are set and compared under the same lock, so none is ever
 //! set for a block that is no snapshot's any more.
+//!
+//! Disks of the pool are read in the same way, as their last commit has them. A head never writes to
+//! a block that a committed map has. What it commits meanwhile makes another map, and the disk is
+//! left to the next scrub.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
@@ -61,8 +65,11 @@ pub struct ScrubReport {
 /// A frame of a snapshot whose content is not what it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DamagedFrame {
-    /// The snapshot.
+    /// The snapshot, or the disk.
     pub snapshot: String,
+    /// True for a disk of the pool itself; false for a snapshot.
+    #[serde(skip)]
+    pub is_disk: bool,
     /// The map that the frame is of.
     #[serde(skip)]
     pub map: MapKind,
@@ -320,9 +327,9 @@ impl<'p> Scrub<'p> {
             return Ok(false);
         }
         if let Some(fault) = batch.fault {
-            self.report
-                .findings
-                .push(format!("snapshot '{}': {fault}", inode.name));
+            let what = inode.disk.as_ref().map_or("snapshot", |_| "disk");
+            let finding = format!("{what} '{}': {fault}", inode.name);
+            self.report.findings.push(finding);
         }
         let store = &self.pool.store;
         for Read {
@@ -352,6 +359,7 @@ impl<'p> Scrub<'p> {
                     if self.report.damaged.len() < DAMAGED_MAX {
                         self.report.damaged.push(DamagedFrame {
                             snapshot: inode.name.clone(),
+                            is_disk: inode.disk.is_some(),
                             map,
                             frame,
                             block,

@@ -16,9 +16,9 @@ use crate::frame_map::FrameMap;
 use crate::identity::{ContentRoot, Identity};
 use crate::layout::holder_slot::{PINS_MAX, PINS_MAX_OF_OTHERS};
 use crate::layout::inode::{
-    FileMap, Inode, MapKind, STATE_BYTES_MAX, SnapshotKind, map_height, only_map,
+    FileMap, Inode, MapKind, STATE_BYTES_MAX, SnapshotKind, disk_height, map_height, only_map,
 };
-use crate::layout::node::{Entry, leaves_covered};
+use crate::layout::node::{Entry, height_for, leaves_covered};
 use crate::name::check_name;
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameSet, SnapshotId,
@@ -36,7 +36,7 @@ pub(crate) const BLOCKS_PER_REPLACED: u32 = 2;
 pub struct NewMap<'a> {
     /// The kind of what is mapped.
     pub kind: MapKind,
-    /// Its size; a multiple of 4096.
+    /// Its size; a multiple of 4096, of a disk of 512.
     pub size_bytes: u64,
     /// Differences from the map of the same kind of the base, sorted by chunk index. Blocks named
     /// here are the holder's own, or in a snapshot that the holder pins.
@@ -54,7 +54,10 @@ impl<'a> NewMap<'a> {
     }
 
     fn check(&self) -> Result<()> {
-        map_height(self.size_bytes)?;
+        match self.kind {
+            MapKind::Memory => map_height(self.size_bytes)?,
+            MapKind::Disk(name) => disk_height(name.as_str(), self.size_bytes)?,
+        };
         let chunks = self.size_bytes.div_ceil(CHUNK_SIZE_BYTES);
         if !self
             .changes
@@ -77,7 +80,7 @@ impl<'a> NewMap<'a> {
     pub(super) fn blocks_needed(size_bytes: u64, changed_chunks: u32) -> u64 {
         let chunks = size_bytes.div_ceil(CHUNK_SIZE_BYTES);
         let changed = u64::from(changed_chunks).min(chunks);
-        let height = map_height(size_bytes).unwrap_or(0);
+        let height = height_for(chunks).unwrap_or(0);
         let inner: u64 = (1..=height)
             .map(|level| changed.min(chunks.div_ceil(leaves_covered(level))))
             .sum();
@@ -97,7 +100,7 @@ pub struct NewSnapshot<'a> {
     /// The snapshot of the same kind whose maps are the starting point, pinned by the holder; none:
     /// all holes.
     pub base: Option<SnapshotId>,
-    /// Its maps, that of memory first. (Pools keep no others.)
+    /// Its maps, that of memory first. Only one that is received has maps of disks here.
     pub maps: Vec<NewMap<'a>>,
     /// The machine's saved state, at most 2 MiB.
     pub state: &'a [u8],
@@ -114,9 +117,13 @@ impl NewSnapshot<'_> {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    /// Checks it. One that was received has maps of its disks here; others get them of heads.
+    fn check(&self, is_received: bool) -> Result<()> {
         check_name(self.name)?;
-        only_map(&self.maps, |map| map.kind)?;
+        match is_received {
+            true => only_map(&self.maps[..self.maps.len().min(1)], |map| map.kind)?,
+            false => only_map(&self.maps, |map| map.kind)?,
+        };
         if self.state.len() > STATE_BYTES_MAX {
             return Err(Error::invalid(format!(
                 "the machine's state has {}, and the limit is {}",
@@ -242,7 +249,7 @@ impl Holder {
         replaced: &[SnapshotId],
         mut reservation: Reservation,
     ) -> Result<Committed> {
-        new.check()?;
+        new.check(origin.is_some())?;
         self.pool.require_name()?;
         let shared = SharedBlocks::find(&new, &self.leases.own(), &reservation)?;
         let flush_began = Instant::now();
@@ -357,7 +364,7 @@ impl Holder {
                 new.kind, base.inode.kind
             )));
         }
-        for map in &new.maps {
+        for map in new.maps.iter().filter(|map| map.kind == MapKind::Memory) {
             let base_bytes = base.inode.map(map.kind).map(FileMap::size_bytes);
             if base_bytes.is_some_and(|base_bytes| base_bytes != map.size_bytes) {
                 return Err(Error::invalid(format!(
@@ -498,12 +505,25 @@ fn build_inode(
     // The disks that the base has are not those of the new one.
     let mut frames_mapped = base.map_or(0, |inode| inode.frames_of_memory());
     for new in &new.maps {
+        // A disk of another size is another one.
         let of_base = base.and_then(|inode| inode.map(new.kind));
+        let of_base = of_base.filter(|map| map.size_bytes() == new.size_bytes);
         let root = of_base.map_or(Entry::Hole, |map| map.root);
+        let frames_before = of_base.map_or(0, FileMap::frames);
         let map = FileMap::new(new.kind, new.size_bytes, root)?;
         let updated = tree::update(commit, map.root, NodePlace::root_of(&map), new.changes)?;
-        frames_mapped = frames_mapped.saturating_add_signed(updated.entries_change);
-        maps.push(map.with_root(updated.root));
+        let frames = frames_before.saturating_add_signed(updated.entries_change);
+        let map = map.with_root(updated.root);
+        match new.kind {
+            MapKind::Memory => {
+                frames_mapped = frames_mapped.saturating_add_signed(updated.entries_change);
+                maps.push(map);
+            }
+            MapKind::Disk(_) => {
+                frames_mapped += frames;
+                maps.push(map.with_frames(frames));
+            }
+        }
     }
     Ok(Inode {
         id,

@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use super::root::{keep_root, root_of};
+use super::root::{keep_root, root_of, stream_disk};
 use crate::catalog::{Listed, Listing};
 use crate::catalog_lock::CatalogLock;
 use crate::error::{Error, Result};
 use crate::handle::Pool;
 use crate::holder::Holder;
 use crate::identity::{BaseId, ContentRoot};
-use crate::layout::inode::{Inode, MapKind};
+use crate::layout::inode::{FileMap, Inode, MapKind};
 use crate::number::SnapshotId;
 use crate::stream::StreamHeader;
 
@@ -41,7 +41,7 @@ impl Onto {
         };
         let inode = inode.ok_or(Error::NotPinned { id: entry.id.get() })?;
         let names_content = header.base.as_ref().is_some_and(|base| {
-            matches!(base.id, BaseId::Content(_)) && is_of_the_same_shape(&inode, header)
+            matches!(base.id, BaseId::Content(_)) && has_the_same_memory(&inode, header)
         });
         let root = names_content.then(|| root_of(pool, &inode)).transpose()?;
         if let Some(root) = root {
@@ -78,7 +78,7 @@ pub(super) fn base_of<'l>(
     };
     if let Some(onto) = onto {
         let listed = listing.by_id(onto.id).filter(|listed| {
-            onto.is(&listed.inode, base.id) && is_of_the_same_shape(&listed.inode, header)
+            onto.is(&listed.inode, base.id) && has_the_same_memory(&listed.inode, header)
         });
         return listed.map(Some).ok_or_else(|| Error::WrongBase {
             name: header.name.clone(),
@@ -94,7 +94,7 @@ pub(super) fn base_of<'l>(
         });
     };
     let found = complete(listing).find(|listed| {
-        listed.inode.content_root == Some(root) && is_of_the_same_shape(&listed.inode, header)
+        listed.inode.content_root == Some(root) && has_the_same_memory(&listed.inode, header)
     });
     found.map(Some).ok_or_else(|| Error::NoBase {
         name: header.name.clone(),
@@ -112,7 +112,7 @@ pub(super) fn alike<'l>(listing: &'l Listing, header: &StreamHeader) -> Option<&
         .flatten()
         .find_map(|identity| {
             complete(listing).find(|listed| {
-                listed.inode.identity == identity && is_of_the_same_shape(&listed.inode, header)
+                listed.inode.identity == identity && has_the_same_memory(&listed.inode, header)
             })
         })
 }
@@ -121,10 +121,14 @@ fn complete(listing: &Listing) -> impl Iterator<Item = &Listed> {
     listing.named().filter(|listed| listed.complete().is_ok())
 }
 
+/// True for a snapshot that the stream's may have chunks of. Its disks may be others.
+pub(super) fn has_the_same_memory(inode: &Inode, header: &StreamHeader) -> bool {
+    let memory = inode.map(MapKind::Memory).map(FileMap::size_bytes);
+    inode.disk.is_none() && (inode.kind, memory) == (header.kind, Some(header.memory_bytes))
+}
+
+/// True when the disks are the same as well.
 pub(super) fn is_of_the_same_shape(inode: &Inode, header: &StreamHeader) -> bool {
-    let memory = match &inode.maps[..] {
-        [map] if map.kind == MapKind::Memory => map,
-        _ => return false,
-    };
-    (inode.kind, memory.size_bytes()) == (header.kind, header.memory_bytes)
+    let disks = inode.maps.iter().filter_map(stream_disk);
+    has_the_same_memory(inode, header) && disks.eq(header.disks.iter().copied())
 }

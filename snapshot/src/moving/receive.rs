@@ -134,7 +134,9 @@ fn receive_all(
     receiver: &mut Receiver,
     on_progress: &mut dyn FnMut(MoveProgress) -> ControlFlow<()>,
 ) -> Result<Vec<u8>> {
-    let bytes_total = reader.header().memory_bytes;
+    let bytes_total = reader.header().bytes_total();
+    let disks = reader.header().disks.clone();
+    let memory_bytes = reader.header().memory_bytes;
     let mut bytes_done = 0;
     let mut state = Vec::new();
     loop {
@@ -151,7 +153,9 @@ fn receive_all(
                 state = bytes;
             }
             Item::Chunk(chunk) => {
-                bytes_done = chunk.index.byte_offset();
+                let sizes = std::iter::once(memory_bytes);
+                let sizes = sizes.chain(disks.iter().map(|disk| disk.size_bytes));
+                bytes_done = sizes.take(chunk.map).sum::<u64>() + chunk.index.byte_offset();
                 receiver.chunk(chunk)?;
             }
             Item::End(_) => {

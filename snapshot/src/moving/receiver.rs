@@ -9,14 +9,16 @@ use super::room::Room;
 use crate::catalog::{Listed, Listing};
 use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
+use crate::diff::{chunk_at, next_index};
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
 use crate::handle::Pool;
 use crate::holder::{Holder, NewMap, NewSnapshot, Provenance};
 use crate::identity::ContentRoot;
-use crate::layout::inode::{Inode, SnapshotKind};
+use crate::layout::inode::{Inode, MapKind, SnapshotKind};
 use crate::number::{
-    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, FrameIndex, FrameSet, SnapshotId,
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, FrameIndex, FrameSet,
+    SnapshotId,
 };
 use crate::region::Medium;
 use crate::stream::{ChunkRecord, RootHasher, StreamHeader};
@@ -33,16 +35,68 @@ pub(super) struct Counts {
 /// A snapshot of this pool that is pinned as long as the reception lasts.
 struct Source {
     inode: Arc<Inode>,
-    map: FrameMap,
 }
 
 impl Source {
-    fn of(pool: &Arc<Pool>, listed: &Listed) -> Result<Source> {
-        Ok(Source {
+    fn of(listed: &Listed) -> Source {
+        Source {
             inode: Arc::clone(&listed.inode),
-            map: FrameMap::of_memory(pool, &listed.inode)?,
-        })
+        }
     }
+
+    /// The map of the same thing. A disk of another size is another one.
+    fn map(&self, pool: &Arc<Pool>, kind: MapKind, size_bytes: u64) -> Option<FrameMap> {
+        let map = self.inode.map(kind)?;
+        let is_same = map.size_bytes() == size_bytes;
+        is_same.then(|| FrameMap::new(pool, self.inode.id, map))
+    }
+}
+
+/// What is received: memory, or a disk.
+struct Target {
+    kind: MapKind,
+    size_bytes: u64,
+    /// As the snapshot has it that the stream builds on.
+    base: Option<FrameMap>,
+    /// As the incomplete file began.
+    start: Option<FrameMap>,
+    /// Differences from the incomplete file as it was committed last.
+    changes: Vec<(ChunkIndex, ChunkMap)>,
+}
+
+impl Target {
+    fn chunks_total(&self) -> u32 {
+        u32::try_from(self.size_bytes.div_ceil(CHUNK_SIZE_BYTES)).unwrap_or(u32::MAX)
+    }
+
+    fn new_map(&self) -> NewMap<'_> {
+        NewMap {
+            kind: self.kind,
+            size_bytes: self.size_bytes,
+            changes: &self.changes,
+        }
+    }
+}
+
+/// Memory and all disks of a stream.
+fn targets(
+    pool: &Arc<Pool>,
+    header: &StreamHeader,
+    base: Option<&Source>,
+    start: Option<&Source>,
+) -> Vec<Target> {
+    let disks = header.disks.iter();
+    let disks = disks.map(|disk| (disk.kind(), disk.size_bytes));
+    let maps = [(MapKind::Memory, header.memory_bytes)];
+    let all = maps.into_iter().chain(disks);
+    let target = |(kind, size_bytes)| Target {
+        kind,
+        size_bytes,
+        base: base.and_then(|source| source.map(pool, kind, size_bytes)),
+        start: start.and_then(|source| source.map(pool, kind, size_bytes)),
+        changes: Vec::new(),
+    };
+    all.map(target).collect()
 }
 
 /// A reception under way.
@@ -60,14 +114,15 @@ pub(super) struct Receiver {
     resumed: bool,
     /// The incomplete file as it was committed last.
     kept: Option<SnapshotId>,
-    /// Differences from it.
-    changes: Vec<(ChunkIndex, ChunkMap)>,
-    /// The first chunk that no record was about.
+    /// Memory, and then the disks.
+    targets: Vec<Target>,
+    /// The one that is being received, and its first chunk that no record was about.
+    at: usize,
     next: u32,
     counts: Counts,
     stored_unkept: u64,
     room: Room,
-    /// The root of the content of what is in this pool, of the chunks before `next`. None before
+    /// The root of the content of what is in this pool, of what is before `next`. None before
     /// the state has arrived.
     root: Option<RootHasher>,
     /// True when VMs on the medium map whole chunks only.
@@ -92,6 +147,10 @@ impl Receiver {
             .map(|onto| Onto::find(pool, &holder, onto, header))
             .transpose()?;
         let mut lock = CatalogLock::take(pool)?;
+        // A commit of disks would upgrade the pool while others have it open.
+        if !header.disks.is_empty() && !pool.store.keeps_disks {
+            return Err(Error::NoDisksYet);
+        }
         let listing = lock.listing()?;
         let unfinished = unfinished(&lock, &listing, name, header)?;
         let base = base_of(pool, &listing, header, onto.as_ref())?;
@@ -115,15 +174,18 @@ impl Receiver {
             .unwrap_or(0)
             .saturating_sub(found_at_most);
         let room = Room::begin(pool, holder.slot(), options.limit_bytes, needed)?;
+        let base = base.map(Source::of);
+        let start = start.map(Source::of);
         let mut receiver = Receiver {
             name: name.to_owned(),
             header: header.clone(),
             parent,
-            base: base.map(|listed| Source::of(pool, listed)).transpose()?,
-            start: start.map(|listed| Source::of(pool, listed)).transpose()?,
+            targets: targets(pool, header, base.as_ref(), start.as_ref()),
+            base,
+            start,
             resumed: unfinished.is_some(),
             kept: unfinished.map(|listed| listed.inode.id),
-            changes: Vec::new(),
+            at: 0,
             next: 0,
             counts: Counts::default(),
             stored_unkept: 0,
@@ -137,7 +199,7 @@ impl Receiver {
         };
         if !receiver.resumed {
             let start = receiver.start.as_ref().map(|start| start.inode.id);
-            receiver.kept = Some(receiver.commit(start, &[], None)?);
+            receiver.kept = Some(receiver.commit(start, None)?);
         }
         Ok(receiver)
     }
@@ -186,10 +248,7 @@ impl Receiver {
 
     /// Adds to the root what the snapshot will have in the next chunk.
     fn add_to_root(&mut self, index: ChunkIndex, map: &ChunkMap) -> Result<()> {
-        let root = self
-            .root
-            .as_mut()
-            .ok_or_else(|| Error::stream_damaged("it has no state"))?;
+        let root = self.root.as_mut().ok_or_else(no_state)?;
         let digest = self.content.digest(&self.pool, self.header.kind, map)?;
         root.add(index, digest);
         Ok(())
@@ -197,43 +256,73 @@ impl Receiver {
 
     /// Stores what a record says of a chunk.
     pub(super) fn chunk(&mut self, record: &ChunkRecord) -> Result<()> {
+        self.begin_target(record.map)?;
         self.unmentioned_until(record.index.get())?;
         self.next = record.index.get() + 1;
-        let before = map_of(self.start.as_ref(), record.index)?;
-        let base = map_of(self.base.as_ref(), record.index)?;
+        let target = self.target()?;
+        let before = map_of(target.start.as_ref(), record.index)?;
+        let base = map_of(target.base.as_ref(), record.index)?;
+        // VMs do not map disks.
+        let whole_chunks = self.whole_chunks && target.kind == MapKind::Memory;
         self.counts.received += u64::from(record.written.count());
-        let now = if self.whole_chunks {
+        let now = if whole_chunks {
             self.whole_chunk(record, &before, &base)?
         } else {
             self.frames(record, &before, &base)?
         };
         self.add_to_root(record.index, &now)?;
         if now != before {
-            self.changes.push((record.index, now));
+            self.targets[self.at].changes.push((record.index, now));
         }
         Ok(())
     }
 
-    /// Ends the stream: the rest of the memory is as in the base, or holes.
+    /// Ends the stream: the rest of memory and disks is as in the base, or holes.
     pub(super) fn rest(&mut self) -> Result<()> {
-        self.unmentioned_until(self.header.chunks_total())
+        self.begin_target(self.targets.len() - 1)?;
+        self.unmentioned_until(self.target()?.chunks_total())
     }
 
-    fn unmentioned_until(&mut self, end: u32) -> Result<()> {
-        if self.start.is_none() && self.base.is_none() {
-            self.next = self.next.max(end);
-            return Ok(());
+    fn target(&self) -> Result<&Target> {
+        let target = self.targets.get(self.at);
+        target.ok_or_else(|| Error::stream_damaged("it has more disks than its header"))
+    }
+
+    /// Ends what is before this map.
+    fn begin_target(&mut self, at: usize) -> Result<()> {
+        while self.at < at {
+            self.unmentioned_until(self.target()?.chunks_total())?;
+            let disk = self.header.disks.get(self.at);
+            if let (Some(root), Some(disk)) = (self.root.as_mut(), disk) {
+                root.disk(disk);
+            }
+            (self.at, self.next) = (self.at + 1, 0);
         }
-        let id = |source: Option<&Source>| source.map(|source| source.inode.id);
-        let as_it_should_be = id(self.start.as_ref()) == id(self.base.as_ref());
-        for index in ChunkIndex::range(self.next..end) {
-            let now = map_of(self.base.as_ref(), index)?;
+        Ok(())
+    }
+
+    /// Takes chunks from the base that no record is about. Holes of any size cost nothing.
+    fn unmentioned_until(&mut self, end: u32) -> Result<()> {
+        let target = &mut self.targets[self.at];
+        let id = |map: &Option<FrameMap>| map.as_ref().map(FrameMap::snapshot);
+        let as_it_should_be = id(&target.start) == id(&target.base);
+        let sides = [&target.base, &target.start].map(|map| {
+            let map = map.iter();
+            map.flat_map(|map| map.iter_present_from(self.next))
+                .peekable()
+        });
+        let mut sides = sides;
+        while let Some(index) = next_index(&mut sides)?.filter(|index| index.get() < end) {
+            let [now, before] = sides.each_mut().map(|side| chunk_at(side, index));
             self.counts.shared += u64::from(now.count());
-            self.add_to_root(index, &now)?;
-            if !as_it_should_be && now != map_of(self.start.as_ref(), index)? {
-                self.changes.push((index, now));
+            let root = self.root.as_mut().ok_or_else(no_state)?;
+            let digest = self.content.digest(&self.pool, self.header.kind, &now)?;
+            root.add(index, digest);
+            if !as_it_should_be && now != before {
+                target.changes.push((index, now));
             }
         }
+        drop(sides);
         self.next = self.next.max(end);
         Ok(())
     }
@@ -349,19 +438,12 @@ impl Receiver {
     /// Commits what has arrived, incomplete as it is.
     pub(super) fn keep(&mut self) -> Result<()> {
         self.assert_not_removed()?;
-        let changes = std::mem::take(&mut self.changes);
-        match self.commit(self.kept, &changes, None) {
-            Ok(id) => {
-                self.stored_unkept = 0;
-                self.kept
-                    .replace(id)
-                    .map_or(Ok(()), |before| self.unpin_kept(before))
-            }
-            Err(error) => {
-                self.changes = changes;
-                Err(error)
-            }
-        }
+        let id = self.commit(self.kept, None)?;
+        self.forget_changes();
+        self.stored_unkept = 0;
+        self.kept
+            .replace(id)
+            .map_or(Ok(()), |before| self.unpin_kept(before))
     }
 
     /// The root of the content of what is in this pool.
@@ -379,17 +461,16 @@ impl Receiver {
             ));
         }
         self.assert_not_removed()?;
-        let changes = std::mem::take(&mut self.changes);
-        match self.commit(self.kept, &changes, Some((state, root))) {
-            Ok(id) => {
-                self.holder.unpin_others(id)?;
-                Ok(id)
-            }
-            Err(error) => {
-                self.changes = changes;
-                Err(error)
-            }
-        }
+        let id = self.commit(self.kept, Some((state, root)))?;
+        self.forget_changes();
+        self.holder.unpin_others(id)?;
+        Ok(id)
+    }
+
+    /// The changes are committed.
+    fn forget_changes(&mut self) {
+        let targets = self.targets.iter_mut();
+        targets.for_each(|target| target.changes.clear());
     }
 
     /// Removes what has arrived.
@@ -407,7 +488,6 @@ impl Receiver {
     fn commit(
         &self,
         on: Option<SnapshotId>,
-        changes: &[(ChunkIndex, ChunkMap)],
         whole: Option<(&[u8], Option<ContentRoot>)>,
     ) -> Result<SnapshotId> {
         let new = NewSnapshot {
@@ -415,7 +495,7 @@ impl Receiver {
             kind: self.header.kind,
             parent: self.parent,
             base: on,
-            maps: vec![NewMap::memory(self.header.memory_bytes, changes)],
+            maps: self.targets.iter().map(Target::new_map).collect(),
             state: whole.map(|(state, _)| state).unwrap_or_default(),
             frames_new: self.header.frames_new,
         };
@@ -496,6 +576,10 @@ fn unfinished<'l>(
     }
 }
 
-fn map_of(source: Option<&Source>, index: ChunkIndex) -> Result<ChunkMap> {
-    source.map_or(Ok(ChunkMap::Hole), |source| source.map.chunk(index))
+fn map_of(map: Option<&FrameMap>, index: ChunkIndex) -> Result<ChunkMap> {
+    map.map_or(Ok(ChunkMap::Hole), |map| map.chunk(index))
+}
+
+fn no_state() -> Error {
+    Error::stream_damaged("it has no state")
 }

@@ -9,9 +9,9 @@ use crate::error::Result;
 use crate::frame_map::FrameMap;
 use crate::handle::Pool;
 use crate::identity::ContentRoot;
-use crate::layout::inode::{Inode, SnapshotKind};
+use crate::layout::inode::{FileMap, Inode, SnapshotKind};
 use crate::number::{ChunkIndex, SnapshotId};
-use crate::stream::{ChunkDigest, RootHasher};
+use crate::stream::{ChunkDigest, RootHasher, StreamDisk};
 
 /// The roots of a snapshot, and of one that it may share chunks with, as far as they are not known.
 /// A chunk that both have is read once.
@@ -44,6 +44,13 @@ impl<'p> Roots<'p> {
             hashers: [hasher(first)?, second.map(hasher).transpose()?.flatten()],
             content: Content::new(),
         })
+    }
+
+    /// Begins a disk, which both have.
+    pub(super) fn disk(&mut self, disk: &StreamDisk) {
+        for hasher in self.hashers.iter_mut().flatten() {
+            hasher.disk(disk);
+        }
     }
 
     /// Adds what they have in a chunk. Chunks come in order; holes need not come.
@@ -83,11 +90,24 @@ pub(super) fn root_of(pool: &Arc<Pool>, inode: &Inode) -> Result<ContentRoot> {
     let bytes = inode.memory()?.size_bytes();
     let mut hasher = RootHasher::begin(inode.kind, bytes, &pool.state_of(inode)?);
     let mut content = Content::new();
-    for chunk in FrameMap::of_memory(pool, inode)?.iter_present() {
-        let (index, map) = chunk?;
-        hasher.add(index, content.digest(pool, inode.kind, &map)?);
+    for map in &inode.maps {
+        if let Some(disk) = stream_disk(map) {
+            hasher.disk(&disk);
+        }
+        for chunk in FrameMap::new(pool, inode.id, map).iter_present() {
+            let (index, map) = chunk?;
+            hasher.add(index, content.digest(pool, inode.kind, &map)?);
+        }
     }
     Ok(hasher.finish())
+}
+
+/// The disk that a map is of, as a stream has it.
+pub(super) fn stream_disk(map: &FileMap) -> Option<StreamDisk> {
+    Some(StreamDisk {
+        name: *map.disk()?,
+        size_bytes: map.size_bytes(),
+    })
 }
 
 /// Keeps the root of a snapshot in its inode, if that is possible: else it is computed again the

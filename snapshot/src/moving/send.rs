@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::MoveProgress;
 use super::content::{Content, FRAME_BYTES, is_zero};
-use super::root::{Roots, keep_root};
+use super::root::{Roots, keep_root, root_of, stream_disk};
 use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
 use crate::diff::{chunk_at, next_index};
@@ -62,7 +62,7 @@ pub struct SendReport {
 
 impl Pool {
     /// Writes a snapshot as a stream. It is pinned meanwhile. `on_progress` is called for each
-    /// chunk of memory, which is read twice: for the roots of the content and to count, and to be
+    /// chunk of memory and disks, which is read twice: for the roots of the content and to count, and to be
     /// sent. When it breaks, the stream ends early, and a receiver refuses it.
     ///
     /// # Errors
@@ -82,9 +82,9 @@ impl Pool {
             Some(since) => Some(pinned(self, &holder, since)?.0),
             None => None,
         };
-        let memory = only_memory(&snapshot)?;
+        let memory_bytes = snapshot.memory()?.size_bytes();
         if let Some(base) = &base
-            && !base.has_shape_of(&snapshot)
+            && !is_comparable(base, &snapshot)
         {
             return Err(Error::invalid(format!(
                 "'{name}' and '{}' cannot be compared: they are of different kinds, or of memories \
@@ -108,7 +108,8 @@ impl Pool {
             parent: parent.filter(|_| options.lineage),
             kind: snapshot.kind,
             name: snapshot.name.clone(),
-            memory_bytes: memory.size_bytes(),
+            memory_bytes,
+            disks: snapshot.maps.iter().filter_map(stream_disk).collect(),
             created_unix_ns: snapshot.created_unix_ns,
             frames_mapped: snapshot.frames_mapped,
             frames_new: snapshot.frames_new,
@@ -134,16 +135,11 @@ impl Pool {
     }
 }
 
-/// The memory of a snapshot that has no other map: a stream carries nothing else.
-fn only_memory(inode: &Inode) -> Result<&FileMap> {
-    match &inode.maps[..] {
-        [map] if map.kind == MapKind::Memory => Ok(map),
-        maps => Err(Error::invalid(format!(
-            "a stream carries one map, of memory; '{}' has {} maps",
-            inode.name,
-            maps.len()
-        ))),
-    }
+/// True for snapshots of one kind with memories of one size. Disks are compared that both have, by
+/// the same name and with the same size; the others are sent as a whole.
+fn is_comparable(left: &Inode, right: &Inode) -> bool {
+    let memory = |inode: &Inode| inode.map(MapKind::Memory).map(FileMap::size_bytes);
+    left.kind == right.kind && memory(left) == memory(right)
 }
 
 /// Pins a snapshot; its inode, and what the one is that it was taken after.
@@ -164,11 +160,20 @@ struct Survey {
     frames_written: u64,
 }
 
+/// A step through the maps of a snapshot and its base.
+enum Step<'s> {
+    /// The next map begins.
+    Map(&'s FileMap),
+    /// A chunk of the map at this place: of the snapshot, and of the base.
+    Chunk(usize, ChunkIndex, &'s ChunkMap, &'s ChunkMap),
+}
+
 struct Sending<'p> {
     pool: &'p Arc<Pool>,
     snapshot: &'p Inode,
     base: Option<&'p Inode>,
-    maps: [Option<FrameMap>; 2],
+    /// Its maps, and those of the base at the same place.
+    maps: Vec<(FileMap, [Option<FrameMap>; 2])>,
     now: Content,
     before: Content,
     /// The frames of the chunk that are sent, one after the other.
@@ -183,15 +188,20 @@ impl<'p> Sending<'p> {
         snapshot: &'p Inode,
         base: Option<&'p Inode>,
     ) -> Result<Sending<'p>> {
-        let base_map = base.map(|base| FrameMap::of_memory(pool, base));
+        let maps = snapshot.maps.iter().map(|map| {
+            let of_base = base.and_then(|base| {
+                let like = base.map(map.kind);
+                let like = like.filter(|like| like.size_bytes() == map.size_bytes())?;
+                Some(FrameMap::new(pool, base.id, like))
+            });
+            (*map, [Some(FrameMap::new(pool, snapshot.id, map)), of_base])
+        });
+        let maps = maps.collect();
         Ok(Sending {
             pool,
             snapshot,
             base,
-            maps: [
-                Some(FrameMap::of_memory(pool, snapshot)?),
-                base_map.transpose()?,
-            ],
+            maps,
             now: Content::new(),
             before: Content::new(),
             sent: Vec::new(),
@@ -206,14 +216,29 @@ impl<'p> Sending<'p> {
         &mut self,
         on_progress: &mut dyn FnMut(MoveProgress) -> ControlFlow<()>,
     ) -> Result<Survey> {
-        let mut roots = Roots::begin(self.pool, self.snapshot, self.base)?;
+        // Both roots by one reading, where both have the same disks.
+        let same = |base: &&Inode| base.has_shape_of(self.snapshot);
+        let mut roots = Roots::begin(self.pool, self.snapshot, self.base.filter(same))?;
         let mut frames_written = 0;
-        self.each_chunk(0, on_progress, &mut |sending, index, now, before| {
-            roots.chunk(index, [now, before])?;
-            frames_written += u64::from(sending.compare(now, before)?.0.count());
+        self.each_chunk(0, on_progress, &mut |sending, step| {
+            match step {
+                Step::Map(map) => {
+                    if let Some(disk) = stream_disk(map) {
+                        roots.disk(&disk);
+                    }
+                }
+                Step::Chunk(_, index, now, before) => {
+                    roots.chunk(index, [now, before])?;
+                    frames_written += u64::from(sending.compare(now, before)?.0.count());
+                }
+            }
             Ok(())
         })?;
         let [root, base_root] = roots.finish();
+        let base_root = match self.base {
+            Some(base) if base_root.is_none() => Some(root_of(self.pool, base)?),
+            _ => base_root,
+        };
         let root = root.ok_or_else(|| Error::invalid("no root of the content was computed"))?;
         keep_root(self.pool, self.snapshot, root);
         if let (Some(base), Some(root)) = (self.base, base_root) {
@@ -226,51 +251,59 @@ impl<'p> Sending<'p> {
         })
     }
 
-    /// Sends the memory.
+    /// Sends memory and disks.
     fn send(
         &mut self,
         writer: &mut StreamWriter<'_>,
         on_progress: &mut dyn FnMut(MoveProgress) -> ControlFlow<()>,
     ) -> Result<()> {
         (self.frames_shared, self.frames_zero) = (0, 0);
-        let behind = self.memory_bytes()?;
-        self.each_chunk(behind, on_progress, &mut |sending, index, now, before| {
+        let behind = self.bytes_total();
+        self.each_chunk(behind, on_progress, &mut |sending, step| {
+            let Step::Chunk(map, index, now, before) = step else {
+                return Ok(());
+            };
             let (written, emptied) = sending.compare(now, before)?;
             if written.is_empty() && emptied.is_empty() {
                 return Ok(());
             }
-            writer.chunk(index, &written, &emptied, &sending.sent)
+            writer.chunk(map, index, &written, &emptied, &sending.sent)
         })
     }
 
-    fn memory_bytes(&self) -> Result<u64> {
-        Ok(self.snapshot.memory()?.size_bytes())
+    /// Bytes of memory and of all disks.
+    fn bytes_total(&self) -> u64 {
+        self.maps.iter().map(|(map, _)| map.size_bytes()).sum()
     }
 
-    /// Visits the chunks that either has, in order. `bytes_before` have been visited already.
+    /// Visits the maps, and the chunks that either has, in order. `bytes_before` have been visited already.
     fn each_chunk(
         &mut self,
         bytes_before: u64,
         on_progress: &mut dyn FnMut(MoveProgress) -> ControlFlow<()>,
-        visit: &mut dyn FnMut(&mut Self, ChunkIndex, &ChunkMap, &ChunkMap) -> Result<()>,
+        visit: &mut dyn FnMut(&mut Self, Step<'_>) -> Result<()>,
     ) -> Result<()> {
-        let bytes_total = 2 * self.memory_bytes()?;
+        let bytes_total = 2 * self.bytes_total();
+        let mut bytes_before = bytes_before;
         let maps = std::mem::take(&mut self.maps);
-        let mut sides = maps
-            .each_ref()
-            .map(|map| map.iter().flat_map(FrameMap::iter_present).peekable());
-        while let Some(index) = next_index(&mut sides)? {
-            let progress = MoveProgress {
-                bytes_done: bytes_before + index.byte_offset(),
-                bytes_total,
-            };
-            if on_progress(progress).is_break() {
-                return Err(Error::Interrupted);
+        for (at, (map, sides)) in maps.iter().enumerate() {
+            visit(self, Step::Map(map))?;
+            let mut sides = sides
+                .each_ref()
+                .map(|map| map.iter().flat_map(FrameMap::iter_present).peekable());
+            while let Some(index) = next_index(&mut sides)? {
+                let progress = MoveProgress {
+                    bytes_done: bytes_before + index.byte_offset(),
+                    bytes_total,
+                };
+                if on_progress(progress).is_break() {
+                    return Err(Error::Interrupted);
+                }
+                let [now, before] = sides.each_mut().map(|side| chunk_at(side, index));
+                visit(self, Step::Chunk(at, index, &now, &before))?;
             }
-            let [now, before] = sides.each_mut().map(|side| chunk_at(side, index));
-            visit(self, index, &now, &before)?;
+            bytes_before += map.size_bytes();
         }
-        drop(sides);
         self.maps = maps;
         Ok(())
     }

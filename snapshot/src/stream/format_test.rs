@@ -1,12 +1,13 @@
 //! docs/formats/stream.md says what the code does.
 
-use super::header::{CommonV1, HEADER_BYTES_MAX, HeaderV1, HeaderV2, SPEC_BYTES_MAX};
+use super::disks::{DisksV1, StreamDiskV1};
+use super::header::{CommonV1, HEADER_BYTES_MAX, HeaderV1, HeaderV2, HeaderV3, SPEC_BYTES_MAX};
 use super::payload::{CHUNK_PREFIX_BYTES, ChunkV1, END_BYTES, EndV1};
-use super::record::{MAGIC, PreludeV1, RecordKind, RecordV1, VERSION, VERSION_1};
+use super::record::{MAGIC, PreludeV1, RecordKind, RecordV1, VERSION, VERSION_1, VERSION_2};
 use super::root::{CHUNK_CONTEXT, ROOT_CONTEXT};
 use super::sealed;
 use crate::documented::{Document, fields};
-use crate::layout::inode::{STATE_BYTES_MAX, SnapshotKind};
+use crate::layout::inode::{DISKS_MAX, STATE_BYTES_MAX, SnapshotKind};
 use crate::number::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS};
 
 const FORMAT: Document = Document(include_str!("../../../docs/formats/stream.md"));
@@ -27,6 +28,18 @@ fn every_struct_is_as_documented() {
             root base_root frames_written identity parent_identity common)
     );
     assert_eq!(
+        FORMAT.fields("Header with disks (`HeaderV3`)"),
+        fields!(HeaderV3: v2 disks)
+    );
+    assert_eq!(
+        FORMAT.fields("Disks (`DisksV1`)"),
+        fields!(DisksV1: count reserved rows)
+    );
+    assert_eq!(
+        FORMAT.fields("Row of a disk (`StreamDiskV1`)"),
+        fields!(StreamDiskV1: size_bytes name_bytes reserved name)
+    );
+    assert_eq!(
         FORMAT.fields("Header of version 1 (`HeaderV1`)"),
         fields!(HeaderV1: identity base_identity parent_identity common)
     );
@@ -38,7 +51,7 @@ fn every_struct_is_as_documented() {
     );
     assert_eq!(
         FORMAT.fields("Chunk (`ChunkV1`)"),
-        fields!(ChunkV1: index reserved written emptied)
+        fields!(ChunkV1: index map written emptied)
     );
     assert_eq!(
         FORMAT.fields("End (`EndV1`)"),
@@ -50,7 +63,9 @@ fn every_struct_is_as_documented() {
 fn every_number_is_as_documented() {
     let code = [
         ("version", u64::from(VERSION)),
+        ("version without disks", u64::from(VERSION_2)),
         ("version before", u64::from(VERSION_1)),
+        ("disks max", DISKS_MAX as u64),
         ("frame", BLOCK_SIZE_BYTES),
         ("chunk", u64::from(CHUNK_BLOCKS)),
         ("state max", STATE_BYTES_MAX as u64),

@@ -3,7 +3,8 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::record::{VERSION, VERSION_1};
+use super::disks::{self, DisksV1, StreamDisk};
+use super::record::{VERSION, VERSION_1, VERSION_2};
 use crate::error::{Error, Result};
 use crate::identity::{BaseId, ContentRoot, Identity};
 use crate::layout::inode::{STATE_BYTES_MAX, SnapshotKind, map_height};
@@ -12,7 +13,7 @@ use crate::number::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
 use crate::wording::SizeText;
 
 /// Length of the longest fixed part.
-pub(crate) const HEADER_BYTES_MAX: usize = size_of::<HeaderV2>();
+pub(crate) const HEADER_BYTES_MAX: usize = size_of::<HeaderV3>();
 /// Longest description of the machine.
 pub(crate) const SPEC_BYTES_MAX: usize = 64 << 10;
 
@@ -28,6 +29,14 @@ pub(crate) struct HeaderV2 {
     pub(crate) common: CommonV1,
 }
 
+/// A header of format version 3: that of a snapshot with disks.
+#[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(crate) struct HeaderV3 {
+    pub(crate) v2: HeaderV2,
+    pub(crate) disks: DisksV1,
+}
+
 /// A header of format version 1. It names the base by its identity.
 #[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -38,7 +47,7 @@ pub(crate) struct HeaderV1 {
     pub(crate) common: CommonV1,
 }
 
-/// The rest of a header, which is the same in both versions.
+/// The rest of a header, which is the same in all versions.
 #[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct CommonV1 {
@@ -57,7 +66,8 @@ pub(crate) struct CommonV1 {
 }
 
 const _: () = assert!(size_of::<HeaderV1>() == 352);
-const _: () = assert!(HEADER_BYTES_MAX == 408);
+const _: () = assert!(size_of::<HeaderV2>() == 408);
+const _: () = assert!(HEADER_BYTES_MAX == 1568);
 
 /// The header of a stream, decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +88,8 @@ pub struct StreamHeader {
     pub name: String,
     /// Size of its memory.
     pub memory_bytes: u64,
+    /// Its disks. A stream that has some is of format version 3.
+    pub disks: Vec<StreamDisk>,
     /// The time at which it was taken, in nanoseconds since 1970.
     pub created_unix_ns: u64,
     /// Frames that have a block where it was sent.
@@ -110,9 +122,32 @@ impl StreamHeader {
         u32::try_from(self.memory_bytes.div_ceil(CHUNK_SIZE_BYTES)).unwrap_or(u32::MAX)
     }
 
-    /// The format version that can say this: 1 without a root.
+    /// Frames of memory, or of a disk.
+    pub(crate) fn frames_of(&self, map: usize) -> Option<u64> {
+        match map.checked_sub(1) {
+            None => Some(self.frames_total()),
+            Some(disk) => self.disks.get(disk).map(StreamDisk::frames_total),
+        }
+    }
+
+    /// The size of what is mapped: of memory and of all disks.
+    pub(crate) fn bytes_total(&self) -> u64 {
+        let disks: u64 = self.disks.iter().map(|disk| disk.size_bytes).sum();
+        self.memory_bytes + disks
+    }
+
+    /// The oldest format version that can say this: 1 without a root, 2 without disks.
     pub(crate) fn version(&self) -> u32 {
-        self.root.map_or(VERSION_1, |_| VERSION)
+        match (self.root, &self.disks[..]) {
+            (None, _) => VERSION_1,
+            (Some(_), []) => VERSION_2,
+            (Some(_), _) => VERSION,
+        }
+    }
+
+    fn frames_max(&self) -> u64 {
+        let disks = self.disks.iter().map(|disk| frames_max(disk.size_bytes));
+        frames_max(self.memory_bytes) + disks.sum::<u64>()
     }
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
@@ -123,6 +158,7 @@ impl StreamHeader {
             (Some(_), Some(BaseId::Identity(_))) | (None, Some(BaseId::Content(_))) => {
                 return Err(odd());
             }
+            (None, _) if !self.disks.is_empty() => return Err(odd()),
             (Some(root), base) => HeaderV2 {
                 root: root.bytes(),
                 base_root: match base {
@@ -148,6 +184,9 @@ impl StreamHeader {
             .as_bytes()
             .to_vec(),
         };
+        if !self.disks.is_empty() {
+            bytes.extend_from_slice(disks::encode(&self.disks)?.as_bytes());
+        }
         bytes.extend_from_slice(self.spec.as_bytes());
         Ok(bytes)
     }
@@ -183,16 +222,24 @@ impl StreamHeader {
                 HeaderV1::read_from_prefix(payload).map_err(|_| fault("a wrong length"))?;
             let base = Identity::from_bytes(raw.base_identity).map(BaseId::Identity);
             let identities = (raw.identity, raw.parent_identity);
-            return decode_common(&raw.common, base, identities, spec);
+            return decode_common(&raw.common, base, identities, Vec::new(), spec);
         }
-        let (raw, spec) =
+        let (raw, rest) =
             HeaderV2::read_from_prefix(payload).map_err(|_| fault("a wrong length"))?;
+        let (disks, spec) = match version {
+            VERSION_2 => (Vec::new(), rest),
+            _ => {
+                let (raw, spec) =
+                    DisksV1::read_from_prefix(rest).map_err(|_| fault("a wrong length"))?;
+                (disks::decode(&raw)?, spec)
+            }
+        };
         let base = ContentRoot::from_bytes(raw.base_root).map(BaseId::Content);
         let identities = (raw.identity, raw.parent_identity);
-        let header = decode_common(&raw.common, base, identities, spec)?;
+        let header = decode_common(&raw.common, base, identities, disks, spec)?;
         let frames_written = raw.frames_written.get();
-        if frames_written > frames_max(header.memory_bytes) {
-            return Err(fault("more frames than the memory"));
+        if frames_written > header.frames_max() {
+            return Err(fault("more frames than the memory and the disks"));
         }
         Ok(StreamHeader {
             root: Some(ContentRoot::from_bytes(raw.root).ok_or_else(|| fault("no root"))?),
@@ -210,6 +257,7 @@ fn decode_common(
     raw: &CommonV1,
     base: Option<BaseId>,
     (identity, parent): ([u8; 16], [u8; 16]),
+    disks: Vec<StreamDisk>,
     spec: &[u8],
 ) -> Result<StreamHeader> {
     let kind =
@@ -229,13 +277,10 @@ fn decode_common(
     if raw.state_bytes.get() as usize > STATE_BYTES_MAX {
         return Err(fault("an impossible length of the saved state"));
     }
-    if raw.frames_mapped.get().max(raw.frames_new.get()) > frames_max(memory_bytes) {
-        return Err(fault("more frames than the memory"));
-    }
     if raw.reserved != [0; 5] || spec.len() != raw.spec_bytes.get() as usize {
         return Err(fault("a wrong length"));
     }
-    Ok(StreamHeader {
+    let header = StreamHeader {
         root: None,
         frames_written: None,
         identity: Identity::from_bytes(identity).ok_or_else(|| fault("no identity"))?,
@@ -244,17 +289,25 @@ fn decode_common(
         kind,
         name,
         memory_bytes,
+        disks,
         created_unix_ns: raw.created_unix_ns.get(),
         frames_mapped: raw.frames_mapped.get(),
         frames_new: raw.frames_new.get(),
         state_bytes: raw.state_bytes.get(),
         spec: String::from_utf8(spec.to_vec()).map_err(|_| fault("a spec that is no text"))?,
-    })
+    };
+    if header.kind != SnapshotKind::Vm && !header.disks.is_empty() {
+        return Err(fault("disks of what is no VM"));
+    }
+    match header.frames_mapped.max(header.frames_new) <= header.frames_max() {
+        true => Ok(header),
+        false => Err(fault("more frames than the memory and the disks")),
+    }
 }
 
 /// As an inode's limit: all of the last chunk counts.
-fn frames_max(memory_bytes: u64) -> u64 {
-    memory_bytes.div_ceil(CHUNK_SIZE_BYTES) * (CHUNK_SIZE_BYTES / BLOCK_SIZE_BYTES)
+fn frames_max(size_bytes: u64) -> u64 {
+    size_bytes.div_ceil(CHUNK_SIZE_BYTES) * (CHUNK_SIZE_BYTES / BLOCK_SIZE_BYTES)
 }
 
 fn put_name(place: &mut [u8; NAME_BYTES_MAX], name: &str) -> Result<u8> {
@@ -264,7 +317,7 @@ fn put_name(place: &mut [u8; NAME_BYTES_MAX], name: &str) -> Result<u8> {
 }
 
 /// The name in a field, behind which all must be zero.
-fn name_in(field: &[u8; NAME_BYTES_MAX], bytes: u8) -> Option<String> {
+pub(super) fn name_in(field: &[u8; NAME_BYTES_MAX], bytes: u8) -> Option<String> {
     let (name, rest) = field.split_at_checked(usize::from(bytes))?;
     let name = std::str::from_utf8(name).ok()?;
     (check_name(name).is_ok() && rest.iter().all(|byte| *byte == 0)).then(|| name.to_owned())

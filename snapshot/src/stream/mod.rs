@@ -12,6 +12,7 @@
 //! A digest is no signature. Where others can write to what carries a stream, it is [sealed] with a
 //! key.
 
+mod disks;
 mod header;
 mod payload;
 mod reader;
@@ -21,6 +22,7 @@ pub mod sealed;
 mod writer;
 
 pub use crate::identity::BaseId;
+pub use disks::StreamDisk;
 pub use header::{BaseOf, StreamHeader};
 pub use payload::{ChunkRecord, StreamTotals};
 pub use reader::{Item, StreamReader};

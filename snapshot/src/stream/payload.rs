@@ -12,7 +12,7 @@ use crate::number::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, ChunkIndex, FrameIndex, Fram
 #[repr(C)]
 pub(crate) struct ChunkV1 {
     pub(crate) index: U32,
-    pub(crate) reserved: U32,
+    pub(crate) map: U32,
     pub(crate) written: [U64; 8],
     pub(crate) emptied: [U64; 8],
 }
@@ -68,9 +68,11 @@ impl StreamTotals {
     }
 }
 
-/// The record of a chunk of memory.
+/// The record of a chunk of memory, or of a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChunkRecord {
+    /// 0: memory; 1 to 8: the disk at this place in the header, less one.
+    pub map: usize,
     /// The chunk.
     pub index: ChunkIndex,
     /// The frames whose content follows.
@@ -89,10 +91,15 @@ impl ChunkRecord {
             .zip(self.content.chunks_exact(BLOCK_SIZE_BYTES as usize))
     }
 
-    pub(crate) fn prefix(index: ChunkIndex, written: &FrameSet, emptied: &FrameSet) -> ChunkV1 {
+    pub(crate) fn prefix(
+        map: usize,
+        index: ChunkIndex,
+        written: &FrameSet,
+        emptied: &FrameSet,
+    ) -> ChunkV1 {
         ChunkV1 {
             index: index.get().into(),
-            reserved: 0.into(),
+            map: (map as u32).into(),
             written: written.words().map(U64::from),
             emptied: emptied.words().map(U64::from),
         }
@@ -102,12 +109,12 @@ impl ChunkRecord {
     pub(crate) fn open<'p>(&mut self, payload: &'p [u8]) -> Result<&'p [u8]> {
         let (raw, compressed) = ChunkV1::read_from_prefix(payload)
             .map_err(|_| Error::stream_damaged("a chunk's record is too short"))?;
+        self.map = raw.map.get() as usize;
         self.index = ChunkIndex::new(raw.index.get());
         self.written = FrameSet::from_words(raw.written.map(U64::get));
         self.emptied = FrameSet::from_words(raw.emptied.map(U64::get));
         let empty = self.written.is_empty() && self.emptied.is_empty();
-        if raw.reserved.get() != 0 || empty || !self.written.intersection(&self.emptied).is_empty()
-        {
+        if empty || !self.written.intersection(&self.emptied).is_empty() {
             return Err(Error::stream_damaged(format!(
                 "the record of chunk {} makes no sense",
                 self.index
@@ -116,7 +123,7 @@ impl ChunkRecord {
         Ok(compressed)
     }
 
-    /// The number of the chunk's frames that a memory of `frames_total` frames has.
+    /// The number of the chunk's frames that something of `frames_total` frames has.
     pub(crate) fn frames_inside(index: ChunkIndex, frames_total: u64) -> u32 {
         let first = index.frame_number(FrameIndex::FIRST);
         frames_total

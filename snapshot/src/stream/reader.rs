@@ -7,7 +7,9 @@ use zstd::bulk::Decompressor;
 
 use super::header::StreamHeader;
 use super::payload::{ChunkRecord, StreamTotals};
-use super::record::{Chain, MAGIC, PreludeV1, RecordKind, VERSION, VERSION_1, read_exact};
+use super::record::{
+    Chain, MAGIC, PreludeV1, RecordKind, VERSION, VERSION_1, VERSION_2, read_exact,
+};
 use super::sealed;
 use crate::error::{Error, Result};
 use crate::number::BLOCK_SIZE_BYTES;
@@ -17,7 +19,7 @@ use crate::number::BLOCK_SIZE_BYTES;
 pub enum Item<'r> {
     /// The saved state; it comes first.
     State(Vec<u8>),
-    /// A chunk of memory. Those that are left out are as in the base, or holes where there is none.
+    /// A chunk of memory or of a disk. Those that are left out are as in the base, or holes where there is none.
     Chunk(&'r ChunkRecord),
     /// The stream has ended as it must.
     End(StreamTotals),
@@ -32,7 +34,7 @@ pub struct StreamReader<'i> {
     payload: Vec<u8>,
     chunk: ChunkRecord,
     /// The next chunk has this index at least.
-    next_index: u64,
+    next: (usize, u64),
     totals: StreamTotals,
     bytes: u64,
 }
@@ -54,7 +56,7 @@ impl<'i> StreamReader<'i> {
             return Err(Error::NotAStream);
         }
         let version = prelude.version.get();
-        if ![VERSION, VERSION_1].contains(&version) {
+        if ![VERSION, VERSION_2, VERSION_1].contains(&version) {
             return Err(Error::StreamVersion {
                 found: version,
                 expected: VERSION,
@@ -76,7 +78,7 @@ impl<'i> StreamReader<'i> {
             decompressor: Decompressor::new().map_err(Error::io("preparing zstd"))?,
             payload,
             chunk: ChunkRecord::default(),
-            next_index: 0,
+            next: (0, 0),
             totals: StreamTotals::default(),
             bytes: size_of::<PreludeV1>() as u64 + bytes,
         })
@@ -126,19 +128,23 @@ impl<'i> StreamReader<'i> {
 
     fn read_chunk(&mut self) -> Result<()> {
         let compressed = self.chunk.open(&self.payload)?;
-        let (index, all) = (
+        let (map, index, all) = (
+            self.chunk.map,
             self.chunk.index,
             self.chunk.written.union(&self.chunk.emptied),
         );
-        if u64::from(index.get()) < self.next_index {
+        let frames_total = self.header.frames_of(map).ok_or_else(|| {
+            Error::stream_damaged(format!("the record of chunk {index} makes no sense"))
+        })?;
+        if (map, u64::from(index.get())) < self.next {
             return Err(Error::stream_damaged(format!(
                 "chunk {index} is out of order: indices must rise"
             )));
         }
-        let inside = ChunkRecord::frames_inside(index, self.header.frames_total());
+        let inside = ChunkRecord::frames_inside(index, frames_total);
         if all.iter().any(|frame| frame >= inside) {
             return Err(Error::stream_damaged(format!(
-                "chunk {index} has frames behind the memory's end"
+                "chunk {index} has frames behind the end"
             )));
         }
         if self.header.base.is_none() && !self.chunk.emptied.is_empty() {
@@ -160,8 +166,25 @@ impl<'i> StreamReader<'i> {
             len,
             &mut self.chunk.content,
         )?;
-        self.next_index = u64::from(index.get()) + 1;
-        Ok(())
+        self.next = (map, u64::from(index.get()) + 1);
+        self.check_end_of_disk(frames_total)
+    }
+
+    /// Checks that what is behind the end of a disk in its last block is zero.
+    fn check_end_of_disk(&self, frames_total: u64) -> Result<()> {
+        let disk = self.chunk.map.checked_sub(1);
+        let disk = disk.and_then(|disk| self.header.disks.get(disk));
+        let inside = disk.map_or(0, |disk| (disk.size_bytes % BLOCK_SIZE_BYTES) as usize);
+        let last = self.chunk.frames().last();
+        let last = last.filter(|(frame, _)| {
+            self.chunk.index.frame_number(*frame) + 1 == frames_total && inside > 0
+        });
+        match last {
+            Some((_, bytes)) if bytes[inside..].iter().any(|byte| *byte != 0) => {
+                Err(Error::stream_damaged("a disk has something behind its end"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn end(&mut self) -> Result<StreamTotals> {

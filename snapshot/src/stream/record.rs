@@ -15,8 +15,10 @@ use crate::number::CHUNK_SIZE_BYTES;
 /// The first bytes of every stream.
 pub(crate) const MAGIC: [u8; 8] = *b"NVVMSEND";
 /// Version of the streams' format.
-pub(crate) const VERSION: u32 = 2;
-/// The version before, which is still read: it names what it builds on by identity.
+pub(crate) const VERSION: u32 = 3;
+/// The version of streams without disks: it is still written, so that older receivers read them.
+pub(crate) const VERSION_2: u32 = 2;
+/// The first version, which is still read: it names what it builds on by identity.
 pub(crate) const VERSION_1: u32 = 1;
 
 /// The first bytes of a stream.

@@ -1,8 +1,9 @@
-//! The root of a snapshot's content: a hash tree over its memory, its saved state, its kind and the
-//! size of its memory (docs/formats/stream.md#content-root).
+//! The root of a snapshot's content: a hash tree over its memory, its disks, its saved state, its kind
+//! and the size of its memory (docs/formats/stream.md#content-root).
 
 use blake3::Hasher;
 
+use super::disks::StreamDisk;
 use crate::identity::ContentRoot;
 use crate::layout::inode::SnapshotKind;
 use crate::number::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES, ChunkIndex, FrameSet};
@@ -77,6 +78,16 @@ impl RootHasher {
             self.0.update(&u64::from(index.get()).to_le_bytes());
             self.0.update(&digest.0);
         }
+    }
+
+    /// Begins a disk, behind all chunks of memory and of the disks before; its chunks follow.
+    pub fn disk(&mut self, disk: &StreamDisk) {
+        let name = disk.name.as_str();
+        // No chunk has this index.
+        self.0.update(&u64::MAX.to_le_bytes());
+        self.0.update(&disk.size_bytes.to_le_bytes());
+        self.0.update(&(name.len() as u64).to_le_bytes());
+        self.0.update(name.as_bytes());
     }
 
     /// The root, once all chunks were added.

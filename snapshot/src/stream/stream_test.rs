@@ -35,6 +35,7 @@ fn header_of_version_1(base: bool) -> StreamHeader {
         kind: SnapshotKind::Vm,
         name: "web@7".to_owned(),
         memory_bytes: 5 * CHUNK_SIZE_BYTES + 3 * BLOCK_SIZE_BYTES,
+        disks: Vec::new(),
         created_unix_ns: 12,
         frames_mapped: 9,
         frames_new: 4,
@@ -57,6 +58,7 @@ fn chunk(index: u32, written: &[u32], emptied: &[u32]) -> ChunkRecord {
         (0..BLOCK_SIZE_BYTES).map(move |at| byte.wrapping_mul(at as u8 | 1))
     });
     ChunkRecord {
+        map: 0,
         index: ChunkIndex::new(index),
         written,
         emptied: set(emptied),
@@ -70,7 +72,13 @@ fn written(header: &StreamHeader, state: &[u8], chunks: &[ChunkRecord]) -> Vec<u
     writer.state(state).unwrap();
     for chunk in chunks {
         writer
-            .chunk(chunk.index, &chunk.written, &chunk.emptied, &chunk.content)
+            .chunk(
+                chunk.map,
+                chunk.index,
+                &chunk.written,
+                &chunk.emptied,
+                &chunk.content,
+            )
             .unwrap();
     }
     let (_, said) = writer.finish().unwrap();
@@ -187,12 +195,12 @@ fn what_is_no_stream_and_what_another_version_wrote_is_told_by_name() {
     assert!(matches!(read(&[7; 4096]), Err(Error::NotAStream)));
     assert!(matches!(read(&[0; 4096]), Err(Error::NotAStream)));
     let mut newer = small();
-    newer[8] = 3;
+    newer[8] = 4;
     assert!(matches!(
         read(&newer),
         Err(Error::StreamVersion {
-            found: 3,
-            expected: 2
+            found: 4,
+            expected: 3
         })
     ));
 }
@@ -209,29 +217,14 @@ fn streams_that_make_no_sense_are_refused_with_good_digests() {
     };
     refused(&based, b"four", &[], "bytes, 5 are expected");
     refused(&based, b"sixsix", &[], "cannot be decompressed");
-    refused(
-        &based,
-        b"state",
-        &[chunk(6, &[0], &[])],
-        "behind the memory's end",
-    );
-    refused(
-        &based,
-        b"state",
-        &[chunk(5, &[3], &[])],
-        "behind the memory's end",
-    );
-    refused(
-        &based,
-        b"state",
-        &[chunk(5, &[], &[3])],
-        "behind the memory's end",
-    );
+    refused(&based, b"state", &[chunk(6, &[0], &[])], "behind the end");
+    refused(&based, b"state", &[chunk(5, &[3], &[])], "behind the end");
+    refused(&based, b"state", &[chunk(5, &[], &[3])], "behind the end");
     refused(
         &based,
         b"state",
         &[chunk(u32::MAX, &[], &[3])],
-        "behind the memory's end",
+        "behind the end",
     );
     refused(&based, b"state", &[chunk(1, &[], &[])], "makes no sense");
     refused(&based, b"state", &[chunk(1, &[1], &[1])], "makes no sense");

@@ -23,7 +23,7 @@ pub struct StreamWriter<'o> {
 
 impl<'o> StreamWriter<'o> {
     /// Begins a stream whose contents are compressed as strongly as zstd's `level` says. A header
-    /// without a root makes a stream of format version 1.
+    /// without a root makes a stream of format version 1, one without disks of version 2.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::InvalidSnapshot`] when the header cannot be written.
@@ -62,12 +62,14 @@ impl<'o> StreamWriter<'o> {
         self.record(RecordKind::State)
     }
 
-    /// A chunk of memory; each comes behind those before it.
+    /// A chunk of memory (map 0), or of the disk that is number `map`; each comes behind those
+    /// before it.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn chunk(
         &mut self,
+        map: usize,
         index: ChunkIndex,
         written: &FrameSet,
         emptied: &FrameSet,
@@ -75,7 +77,7 @@ impl<'o> StreamWriter<'o> {
     ) -> Result<()> {
         self.payload.clear();
         self.payload
-            .extend_from_slice(ChunkRecord::prefix(index, written, emptied).as_bytes());
+            .extend_from_slice(ChunkRecord::prefix(map, index, written, emptied).as_bytes());
         self.compress(content)?;
         self.totals.add(written, emptied);
         self.record(RecordKind::Chunk)

@@ -124,13 +124,13 @@ fn adopting_needs_no_free_block_and_no_end_of_a_vm() {
 }
 
 /// Format versions in the two superblocks of a pool's file.
-fn versions(bytes: &[u8]) -> Vec<u32> {
+pub(crate) fn versions(bytes: &[u8]) -> Vec<u32> {
     let version = |slot: usize| u32::from_le_bytes(bytes[slot + 8..slot + 12].try_into().unwrap());
     vec![version(0), version(4096)]
 }
 
 /// Makes the file of a pool without foreign snapshots and disks one of an old format version.
-fn as_version(bytes: &mut [u8], version: u32) {
+pub(crate) fn as_version(bytes: &mut [u8], version: u32) {
     for slot in [0, 4096] {
         bytes[slot + 8..slot + 12].copy_from_slice(&version.to_le_bytes());
         bytes[slot + 12..slot + 16].fill(0);

@@ -31,6 +31,7 @@ fn empty(identity: Identity, state: &[u8]) -> Stream {
             kind: SnapshotKind::Vm,
             name: "forged".to_owned(),
             memory_bytes: CHUNKS * CHUNK,
+            disks: Vec::new(),
             created_unix_ns: 1,
             frames_mapped: 0,
             frames_new: 0,
@@ -96,6 +97,7 @@ fn an_identity_gives_nothing() {
     let mut written = FrameSet::EMPTY;
     written.insert(0u32);
     child.chunks.push(ChunkRecord {
+        map: 0,
         index: ChunkIndex::new(0),
         written,
         emptied: FrameSet::EMPTY,

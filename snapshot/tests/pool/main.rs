@@ -10,6 +10,7 @@ mod forged;
 mod images;
 mod leaks;
 mod moving;
+mod moving_disks;
 #[path = "../place/mod.rs"]
 mod place;
 mod promises;

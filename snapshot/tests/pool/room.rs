@@ -20,6 +20,7 @@ fn bomb(chunks: u64) -> Stream {
             kind: SnapshotKind::Vm,
             name: "bomb".to_owned(),
             memory_bytes: chunks * CHUNK,
+            disks: Vec::new(),
             created_unix_ns: 1,
             frames_mapped: frames,
             frames_new: frames,
@@ -29,6 +30,7 @@ fn bomb(chunks: u64) -> Stream {
         state: STATE.to_vec(),
         chunks: (0..chunks as u32)
             .map(|index| ChunkRecord {
+                map: 0,
                 index: ChunkIndex::new(index),
                 written: FrameSet::FULL,
                 emptied: FrameSet::EMPTY,

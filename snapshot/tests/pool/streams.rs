@@ -190,12 +190,15 @@ impl Stream {
         writer.state(&self.state).unwrap();
         for chunk in &self.chunks {
             let ChunkRecord {
+                map,
                 index,
                 written,
                 emptied,
                 content,
             } = chunk;
-            writer.chunk(*index, written, emptied, content).unwrap();
+            writer
+                .chunk(*map, *index, written, emptied, content)
+                .unwrap();
         }
         writer.finish().unwrap();
         bytes

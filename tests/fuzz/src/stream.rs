@@ -96,7 +96,13 @@ impl Content {
         writer.state(&self.state).expect("memory takes it");
         for chunk in &self.chunks {
             writer
-                .chunk(chunk.index, &chunk.written, &chunk.emptied, &chunk.content)
+                .chunk(
+                    chunk.map,
+                    chunk.index,
+                    &chunk.written,
+                    &chunk.emptied,
+                    &chunk.content,
+                )
                 .expect("memory takes it");
         }
         writer.finish().expect("memory takes it");
@@ -185,6 +191,7 @@ fn described(form: u8, script: &mut Script, pool: &Pool) -> Vec<u8> {
         kind: SnapshotKind::Vm,
         name: if choice & 8 == 0 { "third" } else { "second" }.to_owned(),
         memory_bytes: MEMORY_BYTES,
+        disks: Vec::new(),
         created_unix_ns: 1,
         frames_mapped: 0,
         frames_new: 0,
@@ -264,6 +271,7 @@ fn described_chunks(script: &mut Script) -> Vec<ChunkRecord> {
         let value = if count & 0x40 != 0 { 0x66 } else { script.u8() };
         let content = vec![value; written.count() as usize * BLOCK_BYTES];
         chunks.push(ChunkRecord {
+            map: 0,
             index: ChunkIndex::new(u32::from(index)),
             written,
             emptied,

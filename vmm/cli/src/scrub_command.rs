@@ -43,6 +43,28 @@ pub fn scrub(option: &PoolOption, json: bool) -> Result<ExitCode, VmError> {
     })
 }
 
+/// The place of a damaged frame, as users know it.
+fn place_of(damaged: &DamagedFrame) -> String {
+    let json = Damaged::of(damaged);
+    match (json.disk, json.snapshot, json.gfn) {
+        (Some(disk), Some(snapshot), _) => {
+            format!(
+                "snapshot '{snapshot}': disk '{disk}': byte {}",
+                json.disk_offset_bytes.unwrap_or(0)
+            )
+        }
+        (Some(disk), None, _) => format!(
+            "disk '{disk}': byte {}",
+            json.disk_offset_bytes.unwrap_or(0)
+        ),
+        (None, snapshot, gfn) => format!(
+            "snapshot '{}': frame {:#x} (GFN)",
+            snapshot.unwrap_or_default(),
+            gfn.unwrap_or(json.frame)
+        ),
+    }
+}
+
 fn scrub_text(path: &Path, report: &ScrubReport) -> String {
     let mut text: String = report
         .findings
@@ -51,20 +73,15 @@ fn scrub_text(path: &Path, report: &ScrubReport) -> String {
         .collect();
     for damaged in &report.damaged {
         let DamagedFrame {
-            snapshot,
-            block,
-            unreadable,
-            ..
+            block, unreadable, ..
         } = damaged;
         let what = if *unreadable {
             "cannot be read"
         } else {
             "does not match its digest"
         };
-        text.push_str(&format!(
-            "snapshot '{snapshot}': frame {:#x} (GFN), in {block}, {what}\n",
-            Damaged::of(damaged).gfn
-        ));
+        let place = place_of(damaged);
+        text.push_str(&format!("{place}, in {block}, {what}\n"));
     }
     let unlisted = report.frames_damaged - report.damaged.len() as u64;
     if unlisted > 0 {

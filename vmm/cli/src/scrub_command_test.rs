@@ -30,6 +30,7 @@ fn a_clean_scrub_says_what_was_verified_and_what_was_not() {
 fn damaged_frames_are_named_by_gfn_also_above_the_hole() {
     let frame = |frame, unreadable| DamagedFrame {
         snapshot: "base".into(),
+        is_disk: false,
         map: nvvmm_snapshot::MapKind::Memory,
         frame,
         block: BlockNo::new(777),
@@ -54,4 +55,37 @@ fn damaged_frames_are_named_by_gfn_also_above_the_hole() {
     assert_eq!(json["damaged_frames"][1]["gfn"], 0x10_0001);
     assert_eq!(json["damaged_frames"][1]["frame"], (3 << 18) + 1);
     assert_eq!(json["damaged_frame_count"], 5);
+}
+
+#[test]
+fn damage_of_disks_is_named_by_disk_and_byte() {
+    let name = nvvmm_snapshot::DiskName::new("data").unwrap();
+    let damaged = |snapshot: &str, is_disk| DamagedFrame {
+        snapshot: snapshot.into(),
+        is_disk,
+        map: nvvmm_snapshot::MapKind::Disk(name),
+        frame: 1 << 20,
+        block: BlockNo::new(9),
+        unreadable: false,
+    };
+    let report = ScrubReport {
+        frames_damaged: 2,
+        damaged: vec![damaged("base", false), damaged("data", true)],
+        ..report()
+    };
+    let text = scrub_text(Path::new("/p"), &report);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        lines[..2],
+        [
+            "snapshot 'base': disk 'data': byte 4294967296, in block 9, does not match its digest",
+            "disk 'data': byte 4294967296, in block 9, does not match its digest",
+        ]
+    );
+    let json = serde_json::to_value(Scrub::of(Path::new("/p"), &report)).unwrap();
+    let [first, second] = [0, 1].map(|at| json["damaged_frames"][at].clone());
+    assert_eq!(first["snapshot"], "base");
+    assert_eq!(first["disk"], "data");
+    assert_eq!(first["disk_offset_bytes"], 1u64 << 32);
+    assert!(first["gfn"].is_null() && second["snapshot"].is_null());
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use nvvmm::memory::gpa_of;
 use nvvmm_snapshot::{
     BLOCK_SIZE_BYTES, CHUNK_BLOCKS, CheckReport, ChunkUse, DamagedFrame, Grown, HolderStatus,
-    PoolMap, PoolStatus, ScrubReport, SnapshotEntry, SnapshotSpace,
+    MapKind, PoolMap, PoolStatus, ScrubReport, SnapshotEntry, SnapshotSpace,
 };
 use serde::Serialize;
 
@@ -315,16 +315,20 @@ impl Scrub {
     }
 }
 
-/// Damaged frame of a snapshot.
+/// Damaged frame of a snapshot, or block of a disk.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Damaged {
-    /// Name of the snapshot.
-    snapshot: String,
-    /// Number of the frame in the memory of the snapshot.
+    /// Name of the snapshot; null: it is of a disk of the pool, outside of snapshots.
+    pub snapshot: Option<String>,
+    /// Name of the disk; null: it is of memory.
+    pub disk: Option<String>,
+    /// Number of the frame in the memory of the snapshot, or in the disk.
     pub frame: u64,
-    /// Guest frame number (GFN).
-    pub gfn: u64,
+    /// Guest frame number (GFN); null: it is of a disk.
+    pub gfn: Option<u64>,
+    /// Offset in the disk; null: it is of memory.
+    pub disk_offset_bytes: Option<u64>,
     /// Number of the block that holds it.
     block: u32,
     /// True if the medium cannot read the block.
@@ -334,10 +338,17 @@ pub struct Damaged {
 impl Damaged {
     /// JSON of a frame.
     pub fn of(damaged: &DamagedFrame) -> Self {
+        let disk = match damaged.map {
+            MapKind::Memory => None,
+            MapKind::Disk(name) => Some(name.as_str().to_owned()),
+        };
+        let offset = damaged.frame * BLOCK_SIZE_BYTES;
         Self {
-            snapshot: damaged.snapshot.clone(),
+            snapshot: (!damaged.is_disk).then(|| damaged.snapshot.clone()),
             frame: damaged.frame,
-            gfn: gpa_of(damaged.frame * BLOCK_SIZE_BYTES) / BLOCK_SIZE_BYTES,
+            gfn: disk.is_none().then(|| gpa_of(offset) / BLOCK_SIZE_BYTES),
+            disk_offset_bytes: disk.is_some().then_some(offset),
+            disk,
             block: damaged.block.get(),
             unreadable: damaged.unreadable,
         }
