@@ -4,9 +4,9 @@ use crate::layout::inode::SnapshotKind;
 use crate::stream::StreamHeader;
 use crate::stream::record::{VERSION, VERSION_2};
 
-/// Where the disks begin in a header.
+/// Place of the disks in a header.
 const DISKS: usize = 408;
-/// Where the first row begins, and the length of a row.
+/// Place of the first row, and the length of a row.
 const ROW: usize = DISKS + 8;
 const ROW_BYTES: usize = 144;
 

@@ -13,7 +13,7 @@ use crate::streams::*;
 const SMALL: u64 = (5 << 20) + 512;
 const SPARSE: u64 = 1 << 40;
 
-/// What `a` and `b` have on the disk `small`, and what `sparse` has at its end.
+/// Content that `a` and `b` have on the disk `small`, and that `sparse` has at its end.
 struct Disks {
     small: [Vec<u8>; 2],
     tail: Vec<u8>,
