@@ -10,6 +10,9 @@ const DISKS: usize = 408;
 const ROW: usize = DISKS + 8;
 const ROW_BYTES: usize = 144;
 
+/// A change of a header: its name, the place and the bytes, and the words of the refusal.
+type Change = (&'static str, (usize, Vec<u8>), &'static str);
+
 fn header() -> StreamHeader {
     let disk = |name, size_bytes| StreamDisk {
         name: DiskName::new(name).unwrap(),
@@ -50,7 +53,7 @@ fn impossible_disks_in_the_bytes_of_a_header_are_refused() {
     let good = header().encode().unwrap();
     let count = |count: u32| (DISKS, count.to_le_bytes().to_vec());
     let size = |bytes: u64| (ROW, bytes.to_le_bytes().to_vec());
-    let changes: [(&str, (usize, Vec<u8>), &str); 17] = [
+    let changes: [Change; 17] = [
         ("no disk", count(0), "number of disks"),
         ("one row unused but filled", count(1), "not empty"),
         ("a row without a name", count(3), "name of a disk"),
