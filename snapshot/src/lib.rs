@@ -109,7 +109,7 @@ pub use holder::{
     Reservation, Vacating,
 };
 pub use identity::{BaseId, ContentRoot, Identity};
-pub use layout::inode::{MapKind, SnapshotKind};
+pub use layout::inode::{DISKS_MAX, MapKind, SnapshotKind};
 pub use lock_holder::LockHolder;
 pub use lock_times::LockUse;
 pub use lock_wait::{LockWait, wait_for_locks_at_most};

@@ -25,7 +25,7 @@ pub(crate) const FLAG_INCOMPLETE: u32 = 2;
 pub(crate) const FLAG_FOREIGN: u32 = 4;
 const FLAGS: u32 = FLAG_ORPHAN | FLAG_INCOMPLETE | FLAG_FOREIGN;
 /// Disks that a snapshot can have.
-pub(crate) const DISKS_MAX: usize = 8;
+pub const DISKS_MAX: usize = 8;
 /// `kind` of a disk's inode.
 pub(crate) const KIND_DISK: u8 = 3;
 /// Unit of a disk's size.

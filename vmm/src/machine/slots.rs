@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use nvvmm_devices::virtio::DeviceId;
+use nvvmm_snapshot::DISKS_MAX;
 
 use super::{MachineError, Result};
 use crate::arch::boot::layout::VIRTIO_DEVICES_MAX;
@@ -14,13 +15,33 @@ use crate::spec::{DeviceKind, DiskSpec, VmSpec};
 /// # Errors
 /// [`MachineError::Spec`], which names the device or the limit.
 pub fn check(spec: &VmSpec) -> Result<()> {
-    let is_odd = |disk: &&DiskSpec| disk.dax && (disk.pool_disk().is_none() || !disk.read_only);
-    if spec.disks().any(|disk| is_odd(&disk)) {
+    check_pool_disks(spec)?;
+    assign(spec).map(drop)
+}
+
+/// Checks what a snapshot could not hold, and what no guest can be shown.
+fn check_pool_disks(spec: &VmSpec) -> Result<()> {
+    let is_odd = |disk: &DiskSpec| disk.dax && (disk.pool_disk().is_none() || !disk.read_only);
+    if spec.disks().any(is_odd) {
         return Err(MachineError::Spec(
             "only a read-only disk of the pool can be shown as persistent memory: ',ro,dax'".into(),
         ));
     }
-    assign(spec).map(drop)
+    let mut names: Vec<&str> = spec.disks().filter_map(DiskSpec::pool_disk).collect();
+    if names.len() > DISKS_MAX {
+        let count = names.len();
+        return Err(MachineError::Spec(format!(
+            "a machine can have at most {DISKS_MAX} disks of the pool, not {count}"
+        )));
+    }
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        None => Ok(()),
+        Some(pair) => Err(MachineError::Spec(format!(
+            "the disk '{}' of the pool is given twice",
+            pair[0]
+        ))),
+    }
 }
 
 /// Names the devices of `spec` and checks their slots. In the order of the list, which is the order
@@ -71,3 +92,7 @@ fn too_many(spec: &VmSpec) -> String {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "slots_test.rs"]
+mod slots_test;
