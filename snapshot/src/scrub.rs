@@ -6,9 +6,9 @@
 //! were its blocks all the time. Digests are set and compared under the same lock, so none is ever
 //! set for a block that is no snapshot's any more.
 //!
-//! Disks of the pool are read in the same way, as their last commit has them. A head never writes to
-//! a block that a committed map has. What it commits meanwhile makes another map, and the disk is
-//! left to the next scrub.
+//! Disks of the pool are read in the same way, as their last commit has them. A head never writes
+//! to a block that a committed map has. What it commits meanwhile makes another map, and the disk
+//! is left to the next scrub.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;

@@ -62,8 +62,8 @@ pub struct SendReport {
 
 impl Pool {
     /// Writes a snapshot as a stream. It is pinned meanwhile. `on_progress` is called for each
-    /// chunk of memory and disks, which is read twice: for the roots of the content and to count, and to be
-    /// sent. When it breaks, the stream ends early, and a receiver refuses it.
+    /// chunk of memory and disks, which is read twice: for the roots of the content and to count,
+    /// and to be sent. When it breaks, the stream ends early, and a receiver refuses it.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Incomplete`]; [`Error::InvalidSnapshot`] when the two cannot
@@ -276,7 +276,8 @@ impl<'p> Sending<'p> {
         self.maps.iter().map(|(map, _)| map.size_bytes()).sum()
     }
 
-    /// Visits the maps, and the chunks that either has, in order. `bytes_before` have been visited already.
+    /// Visits the maps, and the chunks that either has, in order. `bytes_before` have been
+    /// visited already.
     fn each_chunk(
         &mut self,
         bytes_before: u64,

@@ -19,7 +19,8 @@ use crate::number::BLOCK_SIZE_BYTES;
 pub enum Item<'r> {
     /// The saved state; it comes first.
     State(Vec<u8>),
-    /// A chunk of memory or of a disk. Those that are left out are as in the base, or holes where there is none.
+    /// A chunk of memory or of a disk. Those that are left out are as in the base, or holes where
+    /// there is none.
     Chunk(&'r ChunkRecord),
     /// The stream has ended as it must.
     End(StreamTotals),

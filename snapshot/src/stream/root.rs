@@ -1,5 +1,5 @@
-//! The root of a snapshot's content: a hash tree over its memory, its disks, its saved state, its kind
-//! and the size of its memory (docs/formats/stream.md#content-root).
+//! The root of a snapshot's content: a hash tree over its memory, its disks, its saved state, its
+//! kind and the size of its memory (docs/formats/stream.md#content-root).
 
 use blake3::Hasher;
 
