@@ -52,7 +52,7 @@ impl Source {
     }
 }
 
-/// What is received: memory, or a disk.
+/// Memory or a disk that is being received.
 struct Target {
     kind: MapKind,
     size_bytes: u64,

@@ -12,7 +12,7 @@ use crate::streams::*;
 const SMALL: u64 = (5 << 20) + 512;
 const SPARSE: u64 = 1 << 40;
 
-/// What `a` and `b` have on the disk `small`, and what `sparse` has at its end.
+/// Contents of the disk `small` in `a` and `b`, and of the end of `sparse`.
 struct Disks {
     small: [Vec<u8>; 2],
     tail: Vec<u8>,
