@@ -80,6 +80,33 @@ fn a_vms_disks_are_in_its_snapshots_and_copies_have_their_own() {
 }
 
 #[test]
+fn a_vm_with_disks_is_sent_and_goes_on_in_another_pool() {
+    let host = host();
+    let vm = boot(&host, &["base", "tools,ro"]);
+    host.run(&["snapshot", &vm.name, "s"]).ok();
+    vm.stop();
+    let stream = host.runtime().join("s.stream");
+    let stream = stream.to_str().unwrap();
+    host.run(&["send", "s", "--output", stream]).ok();
+    let other = Host::new(256);
+    other.run(&["receive", stream]).ok();
+    let disks = other.json(&["disk", "ls", "--snapshot", "s"]);
+    assert_eq!(disks.as_array().unwrap().len(), 2, "{disks}");
+    // No path of the sender is used, and its disks came along: nothing has to be given.
+    let copy = other.restore("s", &[]);
+    assert_eq!(copy.status()["disks"][0]["drive"], "base");
+    other.run(&["snapshot", &copy.name, "again"]).ok();
+    let difference = other.json(&["diff", "s", "again"]);
+    let of_disks = difference["different"].as_array().unwrap().iter();
+    assert_eq!(of_disks.filter(|range| !range["disk"].is_null()).count(), 0);
+    copy.stop();
+    let pool = Pool::open(other.pool()).unwrap();
+    assert!(pool.find("again").unwrap().foreign);
+    other.assert_pool_clean();
+    host.assert_pool_clean();
+}
+
+#[test]
 fn a_vm_with_disks_goes_back_in_place_and_anew_and_keeps_checkpoints() {
     for in_place in [true, false] {
         let host = match in_place {

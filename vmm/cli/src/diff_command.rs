@@ -2,7 +2,7 @@
 
 use nvvmm::memory::{LOW_RAM_END, gpa_of};
 use nvvmm::{ErrorKind, VmError};
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, DiffReport, FrameRun, Pool, SnapshotKind};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, DiffReport, FrameRun, MapKind, Pool, SnapshotKind};
 
 use super::args::PoolOption;
 use super::interruption::{ends_on_signal, unless};
@@ -18,7 +18,9 @@ const LOW_FRAMES: u64 = LOW_RAM_END / BLOCK_SIZE_BYTES;
 /// Frames as users know them.
 #[derive(Debug, PartialEq, Eq)]
 struct Range {
-    /// Guest frame number, or page of a process's image.
+    /// The disk that it is of; none for memory.
+    disk: Option<String>,
+    /// Guest frame number, page of a process's image, or block of a disk.
     first: u64,
     frames: u64,
 }
@@ -73,13 +75,17 @@ fn kind_of_both(pool: &Pool, names: [&str; 2]) -> Result<SnapshotKind, VmError> 
 
 impl Difference {
     fn of(kind: SnapshotKind, report: &DiffReport) -> Self {
-        let ranges = report.different.iter().flat_map(|run| match kind {
-            SnapshotKind::Vm => guest_ranges(*run),
-            SnapshotKind::Process => vec![Range {
-                first: run.frame,
-                frames: run.frames,
-            }],
-        });
+        let ranges = report
+            .different
+            .iter()
+            .flat_map(|run| match (run.map, kind) {
+                (MapKind::Memory, SnapshotKind::Vm) => guest_ranges(*run),
+                (map, _) => vec![Range {
+                    disk: disk_of(map),
+                    first: run.frame,
+                    frames: run.frames,
+                }],
+            });
         Self {
             kind,
             frames_shared: report.frames_shared,
@@ -101,6 +107,7 @@ impl Difference {
             different_bytes: self.frames_different * BLOCK_SIZE_BYTES,
             different: ranges
                 .map(|range| json::snapshot::FrameRange {
+                    disk: range.disk.clone(),
                     first_frame: range.first,
                     length_blocks: range.frames,
                 })
@@ -119,9 +126,13 @@ impl Difference {
                 Column::Text(what),
                 Column::Number("FRAMES"),
                 Column::Number("SIZE"),
+                Column::Text("OF"),
             ];
-            let rows: Vec<Vec<String>> = self.different.iter().map(Range::row).collect();
-            text.push_str(&output::table(&columns, &rows));
+            let has_disks = self.different.iter().any(|range| range.disk.is_some());
+            let shown = if has_disks { 4 } else { 3 };
+            let rows = self.different.iter().map(|range| range.row(shown));
+            let (columns, rows) = (&columns[..shown], rows.collect::<Vec<_>>());
+            text.push_str(&output::table(columns, &rows));
             text.push('\n');
         }
         let size = |frames| output::frames_size(frames);
@@ -139,13 +150,25 @@ impl Difference {
 }
 
 impl Range {
-    fn row(&self) -> Vec<String> {
+    /// The first columns of its row.
+    fn row(&self, columns: usize) -> Vec<String> {
         let last = self.first + self.frames - 1;
-        vec![
+        let mut row = vec![
             format!("{:#010x}-{last:#010x}", self.first),
             self.frames.to_string(),
             output::size(self.frames * BLOCK_SIZE_BYTES),
-        ]
+            self.disk.clone().unwrap_or_else(|| "memory".to_owned()),
+        ];
+        row.truncate(columns);
+        row
+    }
+}
+
+/// The disk that a map is of.
+fn disk_of(map: MapKind) -> Option<String> {
+    match map {
+        MapKind::Memory => None,
+        MapKind::Disk(name) => Some(name.to_string()),
     }
 }
 
@@ -157,6 +180,7 @@ fn guest_ranges(run: FrameRun) -> Vec<Range> {
         .into_iter()
         .filter(|(start, end)| start < end)
         .map(|(start, end)| Range {
+            disk: None,
             first: gpa_of(start * BLOCK_SIZE_BYTES) / BLOCK_SIZE_BYTES,
             frames: end - start,
         })

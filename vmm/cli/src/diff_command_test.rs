@@ -57,3 +57,27 @@ fn the_table_is_followed_by_the_sum() {
     let same = Difference::of(SnapshotKind::Vm, &report(&[]));
     assert!(same.text(["a", "a"]).starts_with("a and a: 0 B differ, "));
 }
+
+#[test]
+fn blocks_of_disks_are_told_with_the_disks_name() {
+    let data = MapKind::Disk(nvvmm_snapshot::DiskName::new("data").unwrap());
+    let mut report = report(&[(16, 4)]);
+    report.different.push(FrameRun {
+        map: data,
+        frame: LOW_FRAMES + 5,
+        frames: 2,
+    });
+    let difference = Difference::of(SnapshotKind::Vm, &report);
+    let text = difference.text(["a", "b"]);
+    let rows: Vec<&str> = text.lines().take(3).collect();
+    assert!(rows[0].ends_with("OF"), "{text}");
+    assert!(rows[1].ends_with("memory"), "{text}");
+    // No hole of the guest's addresses is in a disk.
+    assert!(
+        rows[2].starts_with("0x000c0005-") && rows[2].ends_with("data"),
+        "{text}"
+    );
+    let json = difference.json(["a", "b"]);
+    assert_eq!(json.different[1].disk.as_deref(), Some("data"));
+    assert_eq!(json.different[1].first_frame, LOW_FRAMES + 5);
+}

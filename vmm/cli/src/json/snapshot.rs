@@ -228,7 +228,10 @@ pub struct Difference {
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FrameRange {
-    /// The first: its guest frame number (GFN), or its page number in a process image.
+    /// Name of the disk that they are of. Null for memory.
+    pub disk: Option<String>,
+    /// The first: its guest frame number (GFN), its page number in a process image, or the number
+    /// of its block on a disk.
     pub first_frame: u64,
     /// Length of the range.
     pub length_blocks: u64,
