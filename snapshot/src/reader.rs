@@ -1,4 +1,4 @@
-//! A snapshot's memory and state, read without holding it.
+//! A snapshot's memory, disks and state, read without holding it.
 //!
 //! Blocks are read without a lock and without a pin, as by a scrub. So a reader delays no other
 //! user of the pool, and leaves nothing behind when its process is killed. The bytes are given out
@@ -10,7 +10,7 @@ use crate::catalog_lock::CatalogLock;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
 use crate::handle::Pool;
-use crate::layout::inode::Inode;
+use crate::layout::inode::{FileMap, Inode};
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkIndex, FrameIndex, SnapshotId,
 };
@@ -21,7 +21,7 @@ use crate::pool::SnapshotEntry;
 pub struct SnapshotReader {
     pool: Arc<Pool>,
     inode: Arc<Inode>,
-    memory_bytes: u64,
+    size_bytes: u64,
     map: FrameMap,
 }
 
@@ -58,10 +58,28 @@ impl SnapshotReader {
     fn new(pool: &Arc<Pool>, inode: Arc<Inode>) -> Result<Self> {
         Ok(Self {
             pool: Arc::clone(pool),
-            memory_bytes: inode.memory()?.size_bytes(),
+            size_bytes: inode.memory()?.size_bytes(),
             map: FrameMap::of_memory(pool, &inode)?,
             inode,
         })
+    }
+
+    /// A reader of one of the snapshot's disks, in place of its memory. None if there is no disk of
+    /// that name.
+    pub fn of_disk(&self, name: &str) -> Option<SnapshotReader> {
+        let has_name = |map: &&FileMap| map.disk().is_some_and(|disk| disk.as_str() == name);
+        let map = self.inode.disk_maps().find(has_name)?;
+        Some(SnapshotReader {
+            pool: Arc::clone(&self.pool),
+            inode: Arc::clone(&self.inode),
+            size_bytes: map.size_bytes(),
+            map: FrameMap::new(&self.pool, self.inode.id, map),
+        })
+    }
+
+    /// Size of what is read: of the memory, or of the disk.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
     }
 
     /// The catalog's entry of the snapshot. Its own and shared sizes are not counted.
@@ -77,11 +95,11 @@ impl SnapshotReader {
         self.pool.read_state(self.inode.id)
     }
 
-    /// Copies memory out; what was never written is zeros.
+    /// Copies memory, or the disk, out; what was never written is zeros.
     ///
     /// # Errors
     /// [`Error::NotFound`] when the snapshot was removed; [`Error::InvalidSnapshot`] behind the
-    /// memory's end; [`Error::Damaged`]; [`Error::Io`].
+    /// end; [`Error::Damaged`]; [`Error::Io`].
     pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<()> {
         self.end_of(offset, into.len() as u64)?;
         self.valid(self.read_unguarded(offset, into))
@@ -118,10 +136,11 @@ impl SnapshotReader {
 
     fn end_of(&self, offset: u64, len: u64) -> Result<u64> {
         let end = offset.checked_add(len);
-        end.filter(|end| *end <= self.memory_bytes).ok_or_else(|| {
+        end.filter(|end| *end <= self.size_bytes).ok_or_else(|| {
             Error::invalid(format!(
-                "{len} bytes from byte {offset} on are behind the memory's {} bytes",
-                self.memory_bytes
+                "{len} bytes from byte {offset} on are behind the {} bytes of the {}",
+                self.size_bytes,
+                self.map.kind()
             ))
         })
     }
@@ -175,14 +194,14 @@ impl SnapshotReader {
             let frames = present.map(|(frame, _)| index.byte_offset() + frame.byte_offset());
             let mut behind = frames.filter(|at| at + BLOCK_SIZE_BYTES > offset);
             if let Some(at) = behind.next() {
-                return Ok(Some(at.max(offset)).filter(|at| *at < self.memory_bytes));
+                return Ok(Some(at.max(offset)).filter(|at| *at < self.size_bytes));
             }
         }
         Ok(None)
     }
 
     fn next_hole_unguarded(&self, offset: u64) -> Result<u64> {
-        let end = self.memory_bytes;
+        let end = self.size_bytes;
         let mut at = offset;
         while at < end {
             let index = ChunkIndex::at_byte(at);

@@ -10,7 +10,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Whence, lseek};
 use nvvmm_bare_metal::verify;
-use nvvmm_tests::Host;
+use nvvmm_snapshot::Pool;
+use nvvmm_tests::{Host, required};
 use serde_json::Value;
 
 use super::{Bytes, frames_under_test, number};
@@ -291,4 +292,46 @@ fn what_cannot_be_mounted_is_refused_and_what_is_damaged_cannot_be_read() {
         assert_eq!(errno(&error), Errno::EIO, "{file}");
     }
     assert_eq!(mounted.names(""), ["a"], "it goes on");
+}
+
+#[test]
+fn disks_of_a_snapshot_are_files_as_programs_expect_them() {
+    if cannot_mount() {
+        return;
+    }
+    const DISK_BYTES: u64 = (4 << 20) + 512;
+    let host = Host::new(256);
+    let pool = Pool::open(host.pool()).unwrap();
+    pool.create_disk("data", DISK_BYTES).unwrap();
+    let content: Vec<u8> = (0..9000).map(|at: usize| (at / 3) as u8).collect();
+    {
+        let holder = pool.hold("maker").unwrap();
+        let head = holder.attach_disk("data").unwrap();
+        head.write(1 << 20, &content).unwrap();
+        head.write(DISK_BYTES - 512, &[7; 512]).unwrap();
+    }
+    let kernel = required("NVVMM_BAREMETAL_GUEST");
+    let kernel = kernel.to_str().unwrap();
+    let vm = host.boot(&["--kernel", kernel, "--disk", "data"], 16, 1);
+    host.run(&["snapshot", &vm.name, "s"]).ok();
+    let mounted = Mounted::of(&host);
+    assert_eq!(
+        mounted.names("s"),
+        ["data.img", "memory", "spec.json", "state.json"]
+    );
+    let file = File::open(mounted.at("s/data.img")).unwrap();
+    let found = file.metadata().unwrap();
+    assert_eq!(found.len(), DISK_BYTES);
+    assert!(found.blocks() * 512 < 1 << 20, "{found:?}");
+    let mut expected = vec![0; DISK_BYTES as usize];
+    expected[1 << 20..][..content.len()].copy_from_slice(&content);
+    expected[DISK_BYTES as usize - 512..].fill(7);
+    assert!(fs::read(mounted.at("s/data.img")).unwrap() == expected);
+    assert_eq!(data_bytes(&mounted.at("s/data.img")), 3 * 4096 + 512);
+    let mut piece = [0; 300];
+    file.read_exact_at(&mut piece, (1 << 20) + 77).unwrap();
+    assert!(piece == content[77..377]);
+    drop(file);
+    assert!(mounted.umount());
+    vm.stop();
 }

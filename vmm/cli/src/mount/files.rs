@@ -13,7 +13,9 @@ use fuser::{
 use nix::unistd::{getegid, geteuid};
 use nvvmm::checkpoint::blob::SavedVm;
 use nvvmm::inspect::{InspectError, Memory, decoded};
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Error, Pool, SnapshotEntry, SnapshotId, SnapshotKind};
+use nvvmm_snapshot::{
+    BLOCK_SIZE_BYTES, Error, MapKind, Pool, SnapshotEntry, SnapshotId, SnapshotKind, SnapshotReader,
+};
 use signal_hook::iterator::Handle;
 
 use super::tree::{File, Node};
@@ -37,7 +39,16 @@ pub struct SnapshotFiles {
 /// A snapshot that was looked at.
 struct Shown {
     memory: Memory,
+    /// Names of the disks, in the order of the snapshot, and what reads them.
+    names: Vec<String>,
+    disks: Vec<ShownDisk>,
     texts: OnceLock<Texts>,
+}
+
+/// A disk of a snapshot.
+struct ShownDisk {
+    reader: SnapshotReader,
+    used_bytes: u64,
 }
 
 /// The files that are made of its state.
@@ -47,6 +58,40 @@ struct Texts {
 }
 
 impl Shown {
+    fn of(memory: Memory) -> Self {
+        let maps = memory.reader().entry().maps;
+        let mut shown = Self {
+            names: Vec::new(),
+            disks: Vec::new(),
+            texts: OnceLock::new(),
+            memory,
+        };
+        for map in &maps {
+            let MapKind::Disk(name) = map.kind else {
+                continue;
+            };
+            if let Some(reader) = shown.memory.reader().of_disk(name.as_str()) {
+                shown.names.push(name.to_string());
+                shown.disks.push(ShownDisk {
+                    reader,
+                    used_bytes: map.frames.saturating_mul(BLOCK_SIZE_BYTES),
+                });
+            }
+        }
+        shown
+    }
+
+    fn files(&self) -> impl Iterator<Item = File> + use<> {
+        File::of_kind(self.kind(), self.disks.len())
+    }
+
+    fn disk(&self, file: File) -> Option<&ShownDisk> {
+        match file {
+            File::Disk(place) => self.disks.get(usize::from(place)),
+            _ => None,
+        }
+    }
+
     fn kind(&self) -> SnapshotKind {
         self.memory.reader().entry().kind
     }
@@ -84,6 +129,9 @@ impl Shown {
 
     /// Length of a file, and of what it really takes.
     fn sizes(&self, file: File) -> Result<(u64, u64), InspectError> {
+        if let Some(disk) = self.disk(file) {
+            return Ok((disk.reader.size_bytes(), disk.used_bytes));
+        }
         if file == File::Memory {
             let mapped = self.memory.reader().entry().frames_mapped;
             return Ok((self.memory.end(), mapped.saturating_mul(BLOCK_SIZE_BYTES)));
@@ -110,10 +158,7 @@ impl SnapshotFiles {
         if let Some(shown) = known(&self.shown.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(shown);
         }
-        let shown = Arc::new(Shown {
-            memory: Memory::of(self.pool.reader_of(id)?)?,
-            texts: OnceLock::new(),
-        });
+        let shown = Arc::new(Shown::of(Memory::of(self.pool.reader_of(id)?)?));
         let there = self.pool.entries()?;
         let mut all = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         // What has no name any more is not looked for again.
@@ -166,8 +211,8 @@ impl SnapshotFiles {
                 entry.map(|entry| Node::Snapshot(entry.id))
             }
             Node::Snapshot(id) => {
-                let mut files = File::of_kind(self.shown(id)?.kind());
-                let file = files.find(|file| name == file.name());
+                let shown = self.shown(id)?;
+                let file = { shown.files() }.find(|file| *name == *file.name(&shown.names));
                 file.map(|file| Node::File(id, file))
             }
             Node::File(..) => None,
@@ -188,13 +233,10 @@ impl SnapshotFiles {
                 (behind, Node::Snapshot(entry.id), entry.name)
             })),
             Node::Snapshot(id) => {
-                let files = File::of_kind(self.shown(id)?.kind());
-                listed.extend(files.map(|file| {
-                    (
-                        file as u64 + 2,
-                        Node::File(id, file),
-                        file.name().to_owned(),
-                    )
+                let shown = self.shown(id)?;
+                listed.extend(shown.files().map(|file| {
+                    let name = file.name(&shown.names);
+                    (file.place() + 2, Node::File(id, file), name)
                 }));
             }
             Node::File(..) => {}
@@ -210,10 +252,14 @@ impl SnapshotFiles {
         let (length, _) = shown.sizes(file)?;
         let end = offset.saturating_add(u64::from(size)).min(length);
         let start = offset.min(end);
+        let mut bytes = vec![0; (end - start) as usize];
+        if let Some(disk) = shown.disk(file) {
+            disk.reader.read(start, &mut bytes)?;
+            return Ok(bytes);
+        }
         if file != File::Memory {
             return Ok(shown.text(file)?[start as usize..end as usize].to_vec());
         }
-        let mut bytes = vec![0; (end - start) as usize];
         shown.memory.read(start, &mut bytes)?;
         Ok(bytes)
     }
@@ -227,6 +273,12 @@ impl SnapshotFiles {
         let (length, _) = shown.sizes(file)?;
         if offset >= length {
             return Ok(None);
+        }
+        if let Some(disk) = shown.disk(file) {
+            return Ok(match whence {
+                libc::SEEK_DATA => disk.reader.next_data(offset)?,
+                _ => Some(disk.reader.next_hole(offset)?),
+            });
         }
         match (whence, file) {
             (libc::SEEK_DATA, File::Memory) => shown.memory.next_data(offset),

@@ -6,7 +6,7 @@ fn numbers_lead_back_to_what_has_them() {
     let mut nodes = vec![Node::Root];
     for id in ids {
         nodes.push(Node::Snapshot(id));
-        nodes.extend(File::of_kind(SnapshotKind::Vm).map(|file| Node::File(id, file)));
+        nodes.extend(File::of_kind(SnapshotKind::Vm, 8).map(|file| Node::File(id, file)));
     }
     let mut numbers: Vec<u64> = nodes.iter().map(|node| node.number().unwrap()).collect();
     let back: Vec<Node> = numbers
@@ -16,7 +16,7 @@ fn numbers_lead_back_to_what_has_them() {
     assert_eq!(back, nodes);
     numbers.dedup();
     assert_eq!(numbers.len(), nodes.len());
-    for none in [0, 2, 3] {
+    for none in [0, 2, 15, 16 + 12] {
         assert_eq!(Node::of(none), None);
     }
     let last = SnapshotId::new(u64::MAX).unwrap();
@@ -24,9 +24,12 @@ fn numbers_lead_back_to_what_has_them() {
 }
 
 #[test]
-fn a_process_image_has_no_spec() {
-    let names: Vec<&str> = File::of_kind(SnapshotKind::Process)
-        .map(File::name)
-        .collect();
-    assert_eq!(names, ["memory", "state.json"]);
+fn a_process_image_has_no_spec_and_disks_have_their_names() {
+    let names = |kind, disks: &[String]| -> Vec<String> {
+        let files = File::of_kind(kind, disks.len());
+        files.map(|file| file.name(disks)).collect()
+    };
+    assert_eq!(names(SnapshotKind::Process, &[]), ["memory", "state.json"]);
+    let of_vm = names(SnapshotKind::Vm, &["root".to_owned()]);
+    assert_eq!(of_vm, ["memory", "state.json", "spec.json", "root.img"]);
 }
