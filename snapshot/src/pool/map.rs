@@ -36,7 +36,9 @@ pub struct ChunkUse {
     pub own: u32,
     /// Memory of several snapshots.
     pub shared: u32,
-    /// Of no snapshot, and leased to a holder.
+    /// Disks, and what snapshots have of disks.
+    pub disks: u32,
+    /// Of no snapshot and no disk, and leased to a holder.
     pub leased: u32,
     /// Free for any holder.
     pub free: u32,
@@ -72,6 +74,13 @@ impl Visitor for Sharing {
     }
 }
 
+/// The same inode with the maps of its disks only, or with all others.
+fn with_maps(inode: &Inode, of_disks: bool) -> Inode {
+    let mut part = inode.clone();
+    part.maps.retain(|map| map.disk().is_some() == of_disks);
+    part
+}
+
 impl Pool {
     /// The use of each chunk, after recovering what dead holders left.
     ///
@@ -86,10 +95,12 @@ impl Pool {
             .map(|listed| Arc::clone(&listed.inode))
             .collect();
         inodes.sort_by_key(|inode| inode.id);
-        let mut sharing = Sharing::default();
+        let (mut memory, mut disks) = (Sharing::default(), Sharing::default());
         for inode in &inodes {
-            walk_maps(&self.store, inode, &mut sharing)?;
+            walk_maps(&self.store, &with_maps(inode, false), &mut memory)?;
+            walk_maps(&self.store, &with_maps(inode, true), &mut disks)?;
         }
+        let used = [&memory.0, &disks.0];
         let mut snapshots = Vec::new();
         for listed in listing.named() {
             let counted = self.counted(&listed.inode, listed.block)?;
@@ -105,7 +116,7 @@ impl Pool {
         snapshots.sort_by_key(|(id, _)| *id);
         let (slots, holders) = self.holder_names()?;
         let chunks = (0..self.store.layout.chunks())
-            .map(|chunk| self.chunk_use(chunk, &sharing.0, &slots))
+            .map(|chunk| self.chunk_use(chunk, used, &slots))
             .collect::<Result<_>>()?;
         Ok(PoolMap {
             size_bytes: self.store.layout.size_bytes(),
@@ -127,7 +138,8 @@ impl Pool {
         Ok(used)
     }
 
-    fn chunk_use(&self, number: u32, sharing: &BlockNumbers, slots: &[u32]) -> Result<ChunkUse> {
+    /// The use of a chunk, of whose blocks some are in so many memories, or disks.
+    fn chunk_use(&self, number: u32, used: [&BlockNumbers; 2], slots: &[u32]) -> Result<ChunkUse> {
         let data = ChunkNo::new(number).filter(|chunk| self.store.layout.is_data_chunk(*chunk));
         let Some(chunk) = data else {
             return Ok(ChunkUse {
@@ -143,12 +155,14 @@ impl Pool {
             ..ChunkUse::default()
         };
         let refcounts = self.store.refcounts(chunk)?.map(references);
-        let snapshots = sharing.of_chunk(chunk);
+        let used = used.map(|numbers| numbers.of_chunk(chunk));
         for index in 0..CHUNK_BLOCKS as usize {
-            let in_snapshots = snapshots.as_ref().map_or(0, |each| each[index]).max(0) as u32;
+            let [in_snapshots, in_disks] = { used.each_ref() }
+                .map(|each| each.as_ref().map_or(0, |each| each[index]).max(0) as u32);
             let kind = match (refcounts[index], in_snapshots) {
                 (0, _) if owner.is_some() => &mut found.leased,
                 (0, _) => &mut found.free,
+                (_, 0) if in_disks > 0 => &mut found.disks,
                 (_, 0) => &mut found.metadata,
                 (_, 1) => &mut found.own,
                 _ => &mut found.shared,

@@ -73,12 +73,13 @@ fn blocks_are_counted_by_what_they_hold() {
             metadata,
             own,
             shared,
+            disks,
             leased,
             free,
             ..
         } = chunk;
         assert_eq!(
-            metadata + own + shared + leased + free,
+            metadata + own + shared + disks + leased + free,
             512,
             "{number}: {chunk:?}"
         );
@@ -105,4 +106,28 @@ fn blocks_are_counted_by_what_they_hold() {
     let status = pool.status().unwrap();
     assert_eq!(u64::from(sum(|c| c.leased)), status.leased_blocks);
     assert_eq!(u64::from(sum(|c| c.free)), status.free_blocks);
+}
+
+#[test]
+fn blocks_of_disks_are_told_from_memory() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let options = CreateOptions {
+        size_bytes: 32 << 20,
+        overcommit: false,
+    };
+    let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
+    pool.create_disk("data", 4 << 20).unwrap();
+    let holder = pool.hold("vm").unwrap();
+    let head = holder.attach_disk("data").unwrap();
+    head.write(0, &[1; 20 * 4096]).unwrap();
+    let disks = || {
+        let chunks = pool.map().unwrap().chunks.into_iter();
+        chunks.map(|chunk| chunk.disks).sum::<u32>()
+    };
+    // They are its writer's until they are committed.
+    assert_eq!(disks(), 0);
+    head.give_back().unwrap();
+    assert_eq!(disks(), 20);
+    pool.copy_disk("data", "copy").unwrap();
+    assert_eq!(disks(), 20);
 }

@@ -35,7 +35,7 @@ const LINE: i32 = 20;
 const FONT: &str = "sans-serif";
 
 /// Uses of blocks, in the order in which a cell of the picture is filled from below.
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     Kind {
         name: "memory of several snapshots",
         signs: ['S', 's'],
@@ -59,6 +59,12 @@ const KINDS: [Kind; 4] = [
         signs: ['P', 'p'],
         colour: RGBColor(150, 150, 150),
         count: |chunk| chunk.metadata,
+    },
+    Kind {
+        name: "disks, and disks of snapshots",
+        signs: ['D', 'd'],
+        colour: RGBColor(204, 121, 167),
+        count: |chunk| chunk.disks,
     },
 ];
 const FREE: char = '.';
@@ -198,12 +204,7 @@ fn text(map: &PoolMap, width: usize) -> String {
     ] {
         text.push_str(&help::hanging("", &sentence, 0, width));
     }
-    for kind in &KINDS {
-        let blocks = map
-            .chunks
-            .iter()
-            .map(|chunk| u64::from((kind.count)(chunk)))
-            .sum();
+    for (kind, blocks) in sums(map) {
         let signs = kind.signs.map(String::from).join(" ");
         text.push_str(&legend(&signs, blocks, kind.name, width));
     }
@@ -244,6 +245,15 @@ fn sign(blocks: &[u32; KINDS.len()], blocks_of_a_cell: u32) -> char {
     let used: u32 = blocks.iter().sum();
     let is_sparse = used < blocks_of_a_cell / 2;
     most.map_or(FREE, |(kind, _)| kind.signs[usize::from(is_sparse)])
+}
+
+/// The kinds of blocks, with their sums. Most pools have no disks: that kind is left out then.
+fn sums(map: &PoolMap) -> impl Iterator<Item = (&'static Kind, u64)> {
+    let sums = KINDS.iter().map(|kind| {
+        let each = { map.chunks.iter() }.map(|chunk| u64::from((kind.count)(chunk)));
+        (kind, each.sum())
+    });
+    sums.filter(|(kind, blocks)| *blocks > 0 || kind.signs[0] != 'D')
 }
 
 /// A square for each cell, filled from below; memory of several snapshots the darker the more they
@@ -321,14 +331,7 @@ fn draw(root: &Area<'_>, map: &PoolMap, cells: &Cells, (legend, bars): (i32, i32
         }
     }
     let free = map.chunks.iter().map(|chunk| u64::from(chunk.free)).sum();
-    let sums = KINDS.iter().map(|kind| {
-        let blocks = map
-            .chunks
-            .iter()
-            .map(|chunk| u64::from((kind.count)(chunk)))
-            .sum();
-        (kind.colour, blocks, kind.name)
-    });
+    let sums = sums(map).map(|(kind, blocks)| (kind.colour, blocks, kind.name));
     for (line, (colour, blocks, name)) in sums
         .chain([(RGBColor(236, 236, 236), free, "free")])
         .enumerate()

@@ -24,6 +24,7 @@ fn chunk(shared: u32, own: u32, leased: u32, metadata: u32) -> ChunkUse {
         free: 512 - shared - own - leased - metadata,
         snapshots_max: if shared > 0 { 3 } else { own.min(1) },
         holder: (leased > 0).then_some(0),
+        disks: 0,
     }
 }
 

@@ -193,7 +193,9 @@ pub struct Chunk {
     own_blocks: u32,
     /// Memory of several snapshots.
     shared_blocks: u32,
-    /// Blocks of no snapshot that are leased.
+    /// Disks, and what snapshots have of disks.
+    disk_blocks: u32,
+    /// Blocks of no snapshot and no disk that are leased.
     leased_blocks: u32,
     /// Free blocks.
     free_blocks: u32,
@@ -209,6 +211,7 @@ impl Chunk {
             metadata_blocks: chunk.metadata,
             own_blocks: chunk.own,
             shared_blocks: chunk.shared,
+            disk_blocks: chunk.disks,
             leased_blocks: chunk.leased,
             free_blocks: chunk.free,
             snapshot_max_count: chunk.snapshots_max,
