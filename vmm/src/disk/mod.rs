@@ -153,6 +153,8 @@ pub struct OpenDisks {
     disks: Vec<OpenDisk>,
     /// The holder of the pool's disks; none if there are none.
     holder: Option<Arc<Holder>>,
+    /// The snapshot that all of them are copies of.
+    snapshot: Option<SnapshotId>,
 }
 
 impl OpenDisks {
@@ -167,19 +169,46 @@ impl OpenDisks {
         let mut opened = Self {
             disks: Vec::new(),
             holder: None,
+            snapshot: None,
         };
         for spec in specs {
             let disk = match &spec.source {
                 DiskSource::File(path) => OpenDisk::File(RawDisk::open(path, spec.read_only)?),
                 DiskSource::Pool(drive) => {
                     let holder = opened.holder(user)?;
+                    opened.check_snapshot(user)?;
                     let file = open_in_pool(&holder, (user, drive), spec.read_only)?;
                     OpenDisk::Pool(PoolDisk::of(Arc::new(file)))
                 }
             };
             opened.disks.push(disk);
         }
+        if opened.holder.is_some() {
+            opened.check_snapshot(user)?;
+        }
         Ok(opened)
+    }
+
+    /// Finds out which snapshot has the name that copies are made of: the same one before the first
+    /// copy and after the last.
+    fn check_snapshot(&mut self, user: &DiskUser<'_>) -> Result<(), nvvmm_snapshot::Error> {
+        let (Some(pool), DisksFrom::Snapshot { snapshot, .. }) = (user.pool, user.from) else {
+            return Ok(());
+        };
+        let found = pool.find(snapshot)?.id;
+        match *self.snapshot.get_or_insert(found) == found {
+            true => Ok(()),
+            false => Err(nvvmm_snapshot::Error::NotFound {
+                name: snapshot.to_owned(),
+                pool: pool.path().to_owned(),
+                near: Vec::new(),
+            }),
+        }
+    }
+
+    /// The snapshot that the disks of the pool are copies of, if they are.
+    pub fn snapshot(&self) -> Option<SnapshotId> {
+        self.snapshot
     }
 
     fn holder(&mut self, user: &DiskUser<'_>) -> Result<Arc<Holder>, nvvmm_snapshot::Error> {

@@ -139,6 +139,8 @@ fn copies_go_on_from_the_snapshot_and_stay_if_they_were_written() {
 
     let open = |vm| OpenDisks::open(spec.iter(), &user(&pool, vm, of_snapshot("s"))).unwrap();
     let (one, two) = (open("one"), open("two"));
+    assert_eq!(one.snapshot(), Some(pool.find("s").unwrap().id));
+    assert_eq!(disks.snapshot(), None);
     let all = [
         "one.root",
         "one.tools",

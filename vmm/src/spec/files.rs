@@ -12,7 +12,7 @@ use std::{
 };
 
 use nvvmm_devices::virtio::{BlockError, RawDisk};
-use nvvmm_snapshot::{Durability, Pool};
+use nvvmm_snapshot::{Durability, Pool, SnapshotId};
 
 use super::VmSpec;
 use crate::disk::{DiskOpenError, DiskUser, OpenDisk, OpenDisks};
@@ -274,6 +274,11 @@ impl OpenedFiles {
     /// The open disks, to look at.
     pub fn open_disks(&self) -> &[OpenDisk] {
         self.disks.as_slice()
+    }
+
+    /// The snapshot that the disks of the pool are copies of, if they are.
+    pub fn disks_snapshot(&self) -> Option<SnapshotId> {
+        self.disks.snapshot()
     }
 
     /// True when what is taken of a machine with these disks is foreign.

@@ -218,6 +218,9 @@ impl Builder<'_> {
         let spec = machine_of(read.saved.spec.clone(), &read.entry, restore)?;
         let from = restore.disks_from();
         let files = self.files(&spec, from, OpenedFiles::open_restored)?;
+        if files.disks_snapshot().is_some_and(|id| id != read.entry.id) {
+            return Err(replaced(&read.entry.name));
+        }
         let how = Restoring {
             notes: stale_disks::check(&read.saved, &read.entry, restore, files.open_disks())?,
             spec,
@@ -465,6 +468,15 @@ impl Builder<'_> {
             self.vsock_socket.get_or_init(|| Arc::new(socket)),
         )))
     }
+}
+
+/// The disks are copies of another snapshot of this name, which is gone.
+fn replaced(snapshot: &str) -> VmError {
+    VmError::new(
+        ErrorKind::Refused,
+        format!("the snapshot '{snapshot}' was replaced while it was being restored"),
+    )
+    .with_remedy("restore it again")
 }
 
 /// Has the agent in the guest of the VM `name` told that the guest was restored.
