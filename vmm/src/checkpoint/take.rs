@@ -338,7 +338,10 @@ fn stand_still(
     let (devices, disks) = phases.run("SaveDevices", || {
         Ok::<_, MachineError>((machine.save_devices()?, machine.note_disks()))
     })?;
-    let cuts = phases.run("CutDisks", || disk::cut(machine.disks()))?;
+    let cuts = match disk::any_of_pool(machine.disks()) {
+        true => phases.run("CutDisks", || disk::cut(machine.disks()))?,
+        false => Vec::new(),
+    };
     let kvm = phases.run("SaveVcpus", || machine.save_kvm())?;
     fault_point(FaultPoint::SnapshotSaved);
     let begun = taking.pending.begin();

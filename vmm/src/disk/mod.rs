@@ -256,6 +256,11 @@ pub fn note_saved(disks: &[OpenDisk]) {
     disks.for_each(PoolDisk::note_saved);
 }
 
+/// True if there is a disk of the pool among these.
+pub fn any_of_pool(disks: &[OpenDisk]) -> bool {
+    disks.iter().any(|disk| disk.pool_disk().is_some())
+}
+
 /// The disks of the pool among these at this moment, for a snapshot.
 ///
 /// # Errors

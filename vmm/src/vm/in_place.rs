@@ -250,9 +250,11 @@ impl Attempt {
             return Err(vm.no_space().into());
         }
         // One commit for all of them, or nothing has changed.
-        phases.run("PutBackDisks", || {
-            disk::rewind(vm.machine.disks(), target.entry.id)
-        })?;
+        if disk::any_of_pool(vm.machine.disks()) {
+            phases.run("PutBackDisks", || {
+                disk::rewind(vm.machine.disks(), target.entry.id)
+            })?;
+        }
         // From here on the guest must not run on.
         let name = target.entry.name.clone();
         let lost = |error: VmError| Failure::Lost(name.clone(), error);
