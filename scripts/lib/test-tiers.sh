@@ -24,8 +24,8 @@ root_tests=(full_medium:: host_lacks:: lacks::a_control other_user:: sandbox::a_
 techniques=(arm-ahead copy-hot leave-unarmed leave-again prepare-whole dense-chunks next-chunks
   huge-pages grow-clusters lone-frames rewind-in-place)
 # Tests with Linux guests in the gate, on an emulated host: the agent, a process, the guest's life.
-gate_linux_tests=(agent::a_restored agent::a_user agent::programs disk::a_disk pool_disk::a_file life::
-  process::a_process_goes_on)
+gate_linux_tests=(agent::a_restored agent::a_user agent::programs disk::a_disk pool_disk::a_file
+  life:: process::a_process_goes_on)
 # Tests for which kernels differ: captures of processes, frames that move, programs that are not
 # made for it, memory in a window.
 newer_kernel_tests=(process::frames_that_move real_programs:: subjects:: window::)
