@@ -10,7 +10,7 @@ use crate::catalog_lock::CatalogLock;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
 use crate::handle::Pool;
-use crate::layout::inode::{FileMap, Inode};
+use crate::layout::inode::Inode;
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkIndex, FrameIndex, SnapshotId,
 };
@@ -67,8 +67,7 @@ impl SnapshotReader {
     /// A reader of one of the snapshot's disks, in place of its memory. None if there is no disk of
     /// that name.
     pub fn of_disk(&self, name: &str) -> Option<SnapshotReader> {
-        let has_name = |map: &&FileMap| map.disk().is_some_and(|disk| disk.as_str() == name);
-        let map = self.inode.disk_maps().find(has_name)?;
+        let map = self.inode.disk_named(name)?;
         Some(SnapshotReader {
             pool: Arc::clone(&self.pool),
             inode: Arc::clone(&self.inode),

@@ -125,7 +125,8 @@ impl<'h> Folding<'h> {
         state.flushed = state.flushed.max(self.upto);
         drop(state);
         self.head
-            .forget_leaves(self.overlay.iter().map(|(index, _)| index));
+            .leaves
+            .forget(self.overlay.iter().map(|(index, _)| index));
     }
 
     /// The commit is done.

@@ -7,13 +7,13 @@
 //!
 //! Lock order: a fold, the catalog lock, the state, then the small ones.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use super::leaves::Leaves;
 use super::{DiskCut, frames_of};
-use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
 use crate::handle::Pool;
@@ -22,14 +22,12 @@ use crate::layout::head_log::Change;
 use crate::layout::inode::{FileMap, HeadPlace};
 use crate::name::DiskName;
 use crate::number::{
-    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, ChunkNo, FrameIndex, FrameSet, SnapshotId,
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkNo, FrameIndex, FrameSet, SnapshotId,
 };
 use crate::overlay::{Overlay, chunk_of};
 
 /// Blocks that are taken ahead at once.
 const SPARE_BLOCKS: u32 = 64;
-/// Chunks of the map whose blocks are remembered: 8 MiB.
-const LEAVES_MAX: usize = 4096;
 /// Pause of a writer whose log is full until a snapshot is committed.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 
@@ -52,7 +50,7 @@ pub struct DiskHead {
     pub(super) flushed: AtomicU64,
     /// Blocks that were written since the last flush.
     pub(super) dirty: Mutex<BTreeMap<ChunkNo, FrameSet>>,
-    leaves: Mutex<HashMap<ChunkIndex, ChunkMap>>,
+    pub(super) leaves: Leaves,
 }
 
 /// The disk at a moment.
@@ -172,7 +170,7 @@ impl DiskHead {
             written: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
             dirty: Mutex::default(),
-            leaves: Mutex::default(),
+            leaves: Leaves::default(),
         }
     }
 
@@ -221,31 +219,6 @@ impl DiskHead {
         &*self.pool.store.region
     }
 
-    /// The blocks of a chunk of the committed map.
-    fn leaf(&self, state: &State, index: ChunkIndex) -> Result<ChunkMap> {
-        if let Some(known) = locked(&self.leaves).get(&index) {
-            return Ok(known.clone());
-        }
-        let leaf = state.frames.chunk(index)?;
-        let mut leaves = locked(&self.leaves);
-        if leaves.len() >= LEAVES_MAX {
-            leaves.clear();
-        }
-        leaves.insert(index, leaf.clone());
-        Ok(leaf)
-    }
-
-    /// Forgets what it knows of these chunks of the map, which has changed.
-    pub(super) fn forget_leaves(&self, chunks: impl Iterator<Item = ChunkIndex>) {
-        let mut leaves = locked(&self.leaves);
-        chunks.for_each(|index| drop(leaves.remove(&index)));
-    }
-
-    /// Forgets all of the map, which is another one.
-    pub(super) fn forget_all_leaves(&self) {
-        locked(&self.leaves).clear();
-    }
-
     fn behind(&self, state: &State, frame: u64) -> Result<Behind> {
         let (index, place) = (chunk_of(frame), FrameIndex::new((frame % 512) as u32));
         let known = |overlay: &Overlay| overlay.chunk(index)?.get(place);
@@ -256,7 +229,7 @@ impl DiskHead {
         let mut known_below = layers.filter_map(|layer| known(&layer.overlay));
         let block = match known_below.next() {
             Some(block) => block,
-            None => self.leaf(state, index)?.block(place),
+            None => self.leaves.get(&state.frames, index)?.block(place),
         };
         Ok(block.map_or(Behind::Hole, Behind::Shared))
     }

@@ -8,6 +8,7 @@ mod flush;
 mod fold;
 mod head;
 mod import;
+mod leaves;
 mod reader;
 mod rewind;
 
@@ -196,11 +197,7 @@ impl Pool {
             let mut lock = CatalogLock::take(self)?;
             let listing = lock.listing()?;
             let inode = self.inode_named(snapshot, &listing)?;
-            let is_wanted = |map: &&FileMap| map.disk().is_some_and(|name| name.as_str() == disk);
-            let Some(map) = inode.disk_maps().find(is_wanted) else {
-                let names = inode.disk_maps().filter_map(FileMap::disk);
-                return Err(self.no_disk(disk, names.map(DiskName::as_str)));
-            };
+            let map = self.disk_map_of(&inode, disk)?;
             self.add_disk(&mut lock, &listing, (copy, map), &[], inode.foreign)
         })
     }
@@ -306,6 +303,14 @@ impl Pool {
                 name,
                 listing.disks().map(|listed| listed.inode.name.as_str()),
             )
+        })
+    }
+
+    /// The map of a snapshot's disk.
+    fn disk_map_of<'i>(&self, inode: &'i Inode, name: &str) -> Result<&'i FileMap> {
+        inode.disk_named(name).ok_or_else(|| {
+            let names = inode.disk_maps().filter_map(FileMap::disk);
+            self.no_disk(name, names.map(DiskName::as_str))
         })
     }
 

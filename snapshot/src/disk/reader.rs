@@ -1,23 +1,19 @@
 //! Disks that are only read: pinned, so that nobody changes them.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::DiskCut;
-use super::head::{locked, pieces};
+use super::head::pieces;
+use super::leaves::Leaves;
 use crate::catalog_lock::CatalogLock;
-use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
 use crate::handle::Pool;
 use crate::holder::Holder;
 use crate::layout::inode::FileMap;
 use crate::name::DiskName;
-use crate::number::{ChunkIndex, FrameIndex, SnapshotId};
+use crate::number::{FrameIndex, SnapshotId};
 use crate::overlay::chunk_of;
-
-/// Chunks whose blocks are remembered: 8 MiB.
-const LEAVES_MAX: usize = 4096;
 
 /// A disk that a holder reads. The holder pins it as long as it lives, or until it unpins
 /// [`DiskReader::id`]; this must not be used afterwards.
@@ -27,7 +23,7 @@ pub struct DiskReader {
     name: String,
     map: FileMap,
     frames: FrameMap,
-    leaves: Mutex<HashMap<ChunkIndex, ChunkMap>>,
+    leaves: Leaves,
 }
 
 impl Holder {
@@ -58,15 +54,7 @@ impl Holder {
     /// [`Error::NotPinned`], [`Error::NoDisk`].
     pub fn disk_of(&self, snapshot: SnapshotId, name: &str) -> Result<DiskReader> {
         let inode = self.pinned_inode(snapshot)?;
-        let is_wanted = |map: &&FileMap| map.disk().is_some_and(|disk| disk.as_str() == name);
-        let map = inode
-            .disk_maps()
-            .find(is_wanted)
-            .ok_or_else(|| Error::NoDisk {
-                name: name.to_owned(),
-                pool: self.pool().path.clone(),
-                near: Vec::new(),
-            })?;
+        let map = self.pool().disk_map_of(&inode, name)?;
         Ok(DiskReader::new(self.pool(), snapshot, name, map))
     }
 }
@@ -79,7 +67,7 @@ impl DiskReader {
             name: name.to_owned(),
             map: *map,
             frames: FrameMap::new(pool, id, map),
-            leaves: Mutex::default(),
+            leaves: Leaves::default(),
         }
     }
 
@@ -121,11 +109,8 @@ impl DiskReader {
         let listing = lock.listing()?;
         let listed = listing.by_id(snapshot);
         let inode = &listed.ok_or(Error::NotPinned { id: snapshot.get() })?.inode;
-        let is_same = |map: &FileMap| {
-            let has_name = map.disk().is_some_and(|disk| disk.as_str() == name);
-            has_name && (map.root, map.size_bytes()) == (self.map.root, self.map.size_bytes())
-        };
-        match inode.disk_maps().any(is_same) {
+        let content = |map: &FileMap| (map.root, map.size_bytes());
+        match inode.disk_named(name).map(content) == Some(content(&self.map)) {
             true => Ok(()),
             false => Err(Error::invalid_disk(
                 &self.name,
@@ -147,7 +132,11 @@ impl DiskReader {
         for piece in pieces(offset, into.len()) {
             let into = &mut into[piece.at..piece.at + piece.len];
             let place = FrameIndex::new((piece.frame % 512) as u32);
-            match self.leaf(chunk_of(piece.frame))?.block(place) {
+            match self
+                .leaves
+                .get(&self.frames, chunk_of(piece.frame))?
+                .block(place)
+            {
                 None => into.fill(0),
                 Some(block) => {
                     let offset = block.byte_offset() + piece.start as u64;
@@ -156,19 +145,6 @@ impl DiskReader {
             }
         }
         Ok(())
-    }
-
-    fn leaf(&self, index: ChunkIndex) -> Result<ChunkMap> {
-        if let Some(known) = locked(&self.leaves).get(&index) {
-            return Ok(known.clone());
-        }
-        let leaf = self.frames.chunk(index)?;
-        let mut leaves = locked(&self.leaves);
-        if leaves.len() >= LEAVES_MAX {
-            leaves.clear();
-        }
-        leaves.insert(index, leaf.clone());
-        Ok(leaf)
     }
 }
 

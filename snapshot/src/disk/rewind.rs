@@ -5,11 +5,9 @@ use std::sync::MutexGuard;
 use super::flush::take_durable;
 use super::head::{DiskHead, locked};
 use super::with_room;
-use crate::catalog::Listing;
 use crate::catalog_lock::{BlockSource, CatalogEdit, CatalogLock, Commit, set_map};
 use crate::error::{Error, Result};
 use crate::layout::inode::{FileMap, Inode};
-use crate::name::near_names;
 use crate::number::{BlockNo, SnapshotId};
 
 /// A head that goes back.
@@ -56,7 +54,7 @@ impl<'h> Back<'h> {
         gone.iter()
             .for_each(|layer| blocks.extend(layer.overlay.blocks()));
         drop(state);
-        head.forget_all_leaves();
+        head.leaves.forget_all();
         blocks
     }
 }
@@ -94,10 +92,14 @@ fn rewind_by_one_commit(backs: &[Back<'_>], snapshot: SnapshotId) -> Result<Vec<
     let pool = &first.head.pool;
     let mut lock = CatalogLock::take(pool)?;
     let listing = lock.listing()?;
+    let of = listing.by_id(snapshot);
+    let of = of.ok_or(Error::NotPinned { id: snapshot.get() })?;
     let mut inodes = Vec::new();
     for back in backs {
         let listed = back.head.listed(&mut lock)?;
-        let map = disk_of(&listing, snapshot, back.drive, pool)?.renamed(back.head.name);
+        let map = pool
+            .disk_map_of(&of.inode, back.drive)?
+            .renamed(back.head.name);
         let mut inode = Inode::clone(&listed.inode);
         set_map(&mut inode, map);
         inode.advance_head(back.upto);
@@ -117,27 +119,4 @@ fn rewind_by_one_commit(backs: &[Back<'_>], snapshot: SnapshotId) -> Result<Vec<
         .collect();
     commit.settle(|_| false);
     Ok(gone)
-}
-
-/// The map of a snapshot's disk.
-fn disk_of(
-    listing: &Listing,
-    snapshot: SnapshotId,
-    drive: &str,
-    pool: &crate::handle::Pool,
-) -> Result<FileMap> {
-    let listed = listing
-        .by_id(snapshot)
-        .ok_or(Error::NotPinned { id: snapshot.get() })?;
-    let maps = || listed.inode.disk_maps();
-    let found = maps().find(|map| map.disk().is_some_and(|name| name.as_str() == drive));
-    found.copied().ok_or_else(|| {
-        let names = maps().filter_map(FileMap::disk);
-        let names: Vec<String> = names.map(|name| name.as_str().to_owned()).collect();
-        Error::NoDisk {
-            name: drive.to_owned(),
-            pool: pool.path.clone(),
-            near: near_names(drive, names.iter().map(String::as_str)),
-        }
-    })
 }

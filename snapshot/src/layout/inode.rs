@@ -344,6 +344,12 @@ impl Inode {
         self.maps.iter().filter(|map| map.disk().is_some())
     }
 
+    /// The map of a snapshot's disk of this name.
+    pub(crate) fn disk_named(&self, name: &str) -> Option<&FileMap> {
+        let has_name = |map: &&FileMap| map.disk().is_some_and(|disk| disk.as_str() == name);
+        self.maps.iter().find(has_name)
+    }
+
     /// The map of this kind, if the file has one.
     pub(crate) fn map(&self, kind: MapKind) -> Option<&FileMap> {
         self.maps.iter().find(|map| map.kind == kind)

@@ -1,6 +1,6 @@
 //! The open disks of a VM: image files of the host, and disks of the pool.
 //!
-//! They are opened once, and stay open as long as the VM lives, whatever machines follow each other
+//! Each is opened once, and stays open as long as the VM lives, whatever machines follow each other
 //! in it. The disks of the pool have a holder of their own: a machine that is built anew finds them
 //! as the one before has left them, and nobody else can take them meanwhile.
 

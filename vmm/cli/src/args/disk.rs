@@ -120,7 +120,7 @@ pub enum DiskCommand {
     },
     /// Make a disk larger
     ///
-    /// What is added reads as zeros and takes no space. A disk cannot be made smaller. File systems
+    /// The new part reads as zeros and takes no space. A disk cannot be made smaller. File systems
     /// are made larger in the guest.
     #[command(after_long_help = RESIZE_EXAMPLES)]
     Resize {
