@@ -6,8 +6,12 @@
 pub mod boot;
 pub mod control;
 pub mod devices;
+pub mod image;
 pub mod pool;
 pub mod protocol;
 pub mod script;
 pub mod state;
 pub mod stream;
+
+#[cfg(test)]
+mod fixture_test;

@@ -16,19 +16,24 @@ use std::sync::LazyLock;
 
 use nvvmm_snapshot::stream::sealed::{Key, Opening};
 use nvvmm_snapshot::stream::{
-    BaseOf, ChunkDigest, ChunkRecord, Item, RootHasher, StreamHeader, StreamReader, StreamWriter,
+    BaseOf, ChunkDigest, ChunkRecord, Item, RootHasher, StreamDisk, StreamHeader, StreamReader,
+    StreamWriter,
 };
 use nvvmm_snapshot::{
-    BaseId, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, ContentRoot, Error, FrameSet, Identity,
-    Pool, ReceiveOptions, SendOptions, SnapshotEntry, SnapshotKind,
+    BaseId, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, ContentRoot, DiskName, Error, FrameSet,
+    Identity, Pool, ReceiveOptions, SendOptions, SnapshotEntry, SnapshotKind,
 };
 
-use crate::pool::image::{Image, MEMORY_BYTES};
+use crate::pool::image::{DISK_BYTES, Image, MEMORY_BYTES};
 use crate::script::Script;
 
 const BLOCK_BYTES: usize = 4096;
 const PRELUDE_BYTES: usize = 16;
 const RECORD_BYTES: usize = 48;
+/// Bit of the second byte: the described snapshot has a disk.
+const WITH_DISK: u8 = 128;
+/// Bit of a described record's index: the record is about the disk.
+const OF_DISK: u16 = 1 << 15;
 /// Most records that a script describes.
 const RECORDS_MAX: usize = 12;
 
@@ -191,7 +196,10 @@ fn described(form: u8, script: &mut Script, pool: &Pool) -> Vec<u8> {
         kind: SnapshotKind::Vm,
         name: if choice & 8 == 0 { "third" } else { "second" }.to_owned(),
         memory_bytes: MEMORY_BYTES,
-        disks: Vec::new(),
+        disks: match choice & WITH_DISK {
+            0 => Vec::new(),
+            _ => vec![disk()],
+        },
         created_unix_ns: 1,
         frames_mapped: 0,
         frames_new: 0,
@@ -227,13 +235,20 @@ fn described(form: u8, script: &mut Script, pool: &Pool) -> Vec<u8> {
     bytes
 }
 
+fn disk() -> StreamDisk {
+    StreamDisk {
+        name: DiskName::new("data").expect("a name"),
+        size_bytes: DISK_BYTES,
+    }
+}
+
 /// The root of what a stream makes, as far as it makes sense.
 fn root_of(header: &StreamHeader, state: &[u8], records: &[ChunkRecord]) -> ContentRoot {
     let (_, second) = &*SECOND;
-    let mut memory: BTreeMap<ChunkIndex, (FrameSet, Vec<u8>)> = BTreeMap::new();
+    let mut maps: [BTreeMap<ChunkIndex, (FrameSet, Vec<u8>)>; 2] = Default::default();
     let base = second.chunks.iter().filter(|_| header.base.is_some());
     for record in base.chain(records) {
-        let (there, content) = memory
+        let (there, content) = maps[usize::from(record.map != 0)]
             .entry(record.index)
             .or_insert_with(|| (FrameSet::EMPTY, vec![0; CHUNK_SIZE_BYTES as usize]));
         *there = there.union(&record.written).minus(&record.emptied);
@@ -242,8 +257,16 @@ fn root_of(header: &StreamHeader, state: &[u8], records: &[ChunkRecord]) -> Cont
         }
     }
     let mut hasher = RootHasher::begin(header.kind, header.memory_bytes, state);
-    for (index, (there, content)) in &memory {
-        hasher.add(*index, ChunkDigest::of(header.kind, there, content));
+    for (map, chunks) in maps.iter().enumerate() {
+        if map > 0 {
+            let Some(disk) = header.disks.get(map - 1) else {
+                break;
+            };
+            hasher.disk(disk);
+        }
+        for (index, (there, content)) in chunks {
+            hasher.add(*index, ChunkDigest::of(header.kind, there, content));
+        }
     }
     hasher.finish()
 }
@@ -254,7 +277,9 @@ fn described_chunks(script: &mut Script) -> Vec<ChunkRecord> {
         if script.is_over() {
             break;
         }
-        let (index, count) = (script.u16() % 302, script.u8());
+        let (place, count) = (script.u16(), script.u8());
+        let map = usize::from(place & OF_DISK != 0);
+        let index = (place & !OF_DISK) % 302;
         let (mut written, mut emptied) = (FrameSet::EMPTY, FrameSet::EMPTY);
         for _ in 0..count % 8 {
             let frame = u32::from(script.u16());
@@ -271,7 +296,7 @@ fn described_chunks(script: &mut Script) -> Vec<ChunkRecord> {
         let value = if count & 0x40 != 0 { 0x66 } else { script.u8() };
         let content = vec![value; written.count() as usize * BLOCK_BYTES];
         chunks.push(ChunkRecord {
-            map: 0,
+            map,
             index: ChunkIndex::new(u32::from(index)),
             written,
             emptied,

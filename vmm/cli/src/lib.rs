@@ -27,6 +27,9 @@ mod error;
 mod exec;
 mod export_command;
 mod file_size;
+#[cfg(debug_assertions)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod given_path;
 mod help;
 mod human_units;

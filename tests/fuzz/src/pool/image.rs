@@ -1,16 +1,17 @@
 //! The bytes of a small pool, and changes to them.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::os::fd::AsRawFd;
+use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nvvmm_snapshot::{
-    ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewMap, NewSnapshot, Pool, SnapshotKind,
+    ChunkIndex, ChunkMap, CreateOptions, DiskHead, Holder, LeafBlocks, NewMap, NewSnapshot, Pool,
+    SnapshotKind,
 };
+
+use tempfile::{NamedTempFile, TempPath};
 
 use crate::script::Script;
 
@@ -24,6 +25,11 @@ pub(crate) const MEMORY_BYTES: u64 = 300 * (2 << 20);
 const MAGICS: [&[u8]; 3] = [b"NVVMPOOL", b"NVND", b"NVIN"];
 const CHECKSUM_AT: usize = 12;
 const TAG_NODE: u64 = 2;
+/// First bytes of a disk's log, and the size of its records (docs/formats/pool-disks.md).
+const LOG_MAGIC: &[u8] = b"NVHL";
+const RECORD_BYTES: usize = 32;
+/// Size of the disks.
+pub(crate) const DISK_BYTES: u64 = (5 << 20) + 512;
 /// Levels of nodes, with the superblock and an inode. Checksums are carried up that often.
 const HEIGHT_MAX: usize = 7;
 /// Blocks of the fixed areas that are changed, too, although they are zero: a holder's slots, a
@@ -38,12 +44,21 @@ pub(crate) struct Image {
     blocks: BTreeMap<u32, Block>,
     /// Numbers of the blocks that can be changed. A byte of the script chooses one.
     chosen: Arc<[u32]>,
+    /// Blocks with records of a disk's log, and the front of the log.
+    records: Arc<[(u32, u32)]>,
 }
 
 impl Image {
     /// A pool with two snapshots: closed in order, or in the state that it had while a VM used it.
     pub(crate) fn example(in_use: bool) -> Image {
-        static EXAMPLES: LazyLock<[Image; 2]> = LazyLock::new(make_examples);
+        static EXAMPLES: LazyLock<[Image; 2]> = LazyLock::new(|| make_examples(|_, _| ()));
+        EXAMPLES[usize::from(in_use)].clone()
+    }
+
+    /// The same with a snapshot of a VM that has disks, and with disks. The VM that uses the pool
+    /// writes to one: its log has changes that no commit has.
+    pub(crate) fn example_with_disks(in_use: bool) -> Image {
+        static EXAMPLES: LazyLock<[Image; 2]> = LazyLock::new(|| make_examples(add_disks));
         EXAMPLES[usize::from(in_use)].clone()
     }
 
@@ -55,7 +70,12 @@ impl Image {
             }
         }
         let chosen = blocks.keys().copied().chain(ZERO_BLOCKS).collect();
-        Image { blocks, chosen }
+        let records = records_of(&blocks).into();
+        Image {
+            blocks,
+            chosen,
+            records,
+        }
     }
 
     fn choose(&self, script: &mut Script) -> u32 {
@@ -97,6 +117,7 @@ impl Image {
     /// Makes all checksums right, from the leaves up, and the parts of them in entries that refer
     /// to nodes.
     pub(crate) fn mend(&mut self) {
+        self.mend_logs();
         for _ in 0..HEIGHT_MAX {
             let checksums: BTreeMap<u32, u64> = self
                 .blocks
@@ -113,17 +134,68 @@ impl Image {
         }
     }
 
-    /// The image as a file in memory, and a path by which it can be opened.
-    pub(crate) fn file(&self) -> (File, PathBuf) {
-        let file = File::from(memfd_create(c"pool", MFdFlags::MFD_CLOEXEC).expect("a memory file"));
-        file.set_len(POOL_BYTES).expect("room in memory");
+    /// Makes the checksums of all records right, and those of the words that say what was flushed.
+    fn mend_logs(&mut self) {
+        for (number, front) in self.records.iter() {
+            let Some(front) = self.blocks.get_mut(front) else {
+                continue;
+            };
+            let flushed = front[16..22].to_vec();
+            let word = [&flushed[..], &[0, 0]].concat();
+            front[22..24].copy_from_slice(&crc32fast::hash(&word).to_le_bytes()[..2]);
+            let head: [u8; 8] = front[8..16].try_into().expect("eight bytes");
+            let Some(block) = self.blocks.get_mut(number) else {
+                continue;
+            };
+            for record in block.chunks_exact_mut(RECORD_BYTES) {
+                let checksum = checksum_of_record(head, record);
+                record[24..28].copy_from_slice(&checksum.to_le_bytes());
+            }
+        }
+    }
+
+    /// The image as a file in memory, which is removed with the first of these, and its path. The
+    /// file has a name: a pool without one takes no commit.
+    pub(crate) fn file(&self) -> (TempPath, PathBuf) {
+        let file = NamedTempFile::new_in("/dev/shm").expect("a file in memory");
+        file.as_file().set_len(POOL_BYTES).expect("room in memory");
         for (number, block) in &self.blocks {
             let offset = u64::from(*number) * BLOCK_BYTES as u64;
-            file.write_all_at(block, offset).expect("room in memory");
+            let written = file.as_file().write_all_at(block, offset);
+            written.expect("room in memory");
         }
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
-        (file, path)
+        let path = file.path().to_owned();
+        (file.into_temp_path(), path)
     }
+}
+
+/// Finds the blocks of logs: their first record has the checksum of a head.
+fn records_of(blocks: &BTreeMap<u32, Block>) -> Vec<(u32, u32)> {
+    let fronts: Vec<(u32, [u8; 8])> = blocks
+        .iter()
+        .filter(|(_, block)| block.starts_with(LOG_MAGIC))
+        .map(|(number, block)| (*number, block[8..16].try_into().expect("eight bytes")))
+        .collect();
+    let mut found = Vec::new();
+    for (number, block) in blocks {
+        let record = &block[..RECORD_BYTES];
+        let is_of =
+            |head: [u8; 8]| record[24..28] == checksum_of_record(head, record).to_le_bytes();
+        found.extend(
+            fronts
+                .iter()
+                .filter(|(_, head)| is_of(*head))
+                .map(|(front, _)| (*number, *front)),
+        );
+    }
+    found
+}
+
+fn checksum_of_record(head: [u8; 8], record: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&head);
+    hasher.update(&record[..24]);
+    hasher.finalize()
 }
 
 /// Makes the block's checksum right, and those of the nodes in its entries. Returns true if a
@@ -152,7 +224,8 @@ fn word(block: &Block, at: usize) -> u32 {
     u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
 }
 
-fn make_examples() -> [Image; 2] {
+/// Makes the pool. `add` gets the pool and the VM that uses it, and returns what it uses.
+fn make_examples<T>(add: fn(&Arc<Pool>, &Holder) -> T) -> [Image; 2] {
     let directory = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
     let path = directory.path().join("pool");
     let options = CreateOptions {
@@ -191,10 +264,38 @@ fn make_examples() -> [Image; 2] {
         base = Some(vm.commit_snapshot(new, reservation).expect("a commit").id);
     }
     vm.pin("first").expect("a pin");
+    let used = add(&pool, &vm);
     let in_use = Image::of(&fs::read(&path).expect("the pool's bytes"));
-    drop((vm, pool));
+    drop((used, vm, pool));
     [
         Image::of(&fs::read(&path).expect("the pool's bytes")),
         in_use,
     ]
+}
+
+/// Adds disks, a snapshot that has them, and changes of one of them that are in its log only.
+fn add_disks(pool: &Arc<Pool>, vm: &Holder) -> Arc<DiskHead> {
+    pool.create_disk("data", DISK_BYTES).expect("a disk");
+    let head = vm.attach_disk("data").expect("a head");
+    head.write(1000, &[0x55; 20_000]).expect("a write");
+    let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
+        name: "third",
+        parent: None,
+        base: None,
+        maps: vec![NewMap::memory(MEMORY_BYTES, &[])],
+        state: &[0x77; 500],
+        frames_new: 0,
+    };
+    let reservation = vm.reserve(1).expect("room for a commit");
+    let cuts = vec![head.cut().expect("a cut")];
+    vm.commit_with_disks(new, cuts, &[], reservation)
+        .expect("a commit");
+    pool.copy_disk_of("third", "data", "copy").expect("a copy");
+    head.write(DISK_BYTES - 5000, &[0x66; 5000])
+        .expect("a write");
+    head.flush().expect("a flush");
+    head.write(1 << 20, &[0x77; 8192]).expect("a write");
+    head.discard(4096, 8192).expect("a discard");
+    head
 }

@@ -21,7 +21,10 @@ const STEPS_MAX: usize = 24;
 pub fn run(input: &[u8]) {
     let mut script = Script::new(input);
     let choice = script.u8();
-    let mut image = image::Image::example(choice & 1 != 0);
+    let mut image = match choice & 4 {
+        0 => image::Image::example(choice & 1 != 0),
+        _ => image::Image::example_with_disks(choice & 1 != 0),
+    };
     for _ in 0..script.u8() % CHANGES_MAX {
         image.change(&mut script);
     }

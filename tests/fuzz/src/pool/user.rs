@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    BlockNo, ChunkIndex, ChunkMap, Error, Holder, LeafBlocks, NewMap, NewSnapshot, Pool,
-    SnapshotId, SnapshotKind,
+    BlockNo, ChunkIndex, ChunkMap, DiskHead, DiskReader, Error, Holder, LeafBlocks, MapKind,
+    NewMap, NewSnapshot, Pool, SnapshotId, SnapshotKind,
 };
 
-use super::image::MEMORY_BYTES;
+use super::image::{DISK_BYTES, MEMORY_BYTES};
 use crate::script::Script;
 
 const NAMES: [&str; 4] = ["first", "second", "third", "no such"];
+const DISKS: [&str; 4] = ["data", "copy", "new", "no such"];
+/// Most bytes of a disk that are read or written at once.
+const PIECE_BYTES: usize = 20_000;
 /// Chunks of a map that are read one by one.
 const CHUNKS_LOOKED_AT: u32 = 8;
 
@@ -36,19 +39,34 @@ pub(super) fn read_all(pool: &Arc<Pool>, clean: bool) -> Result<(), Error> {
             }
         }
         let state = pool.read_state(entry.id)?;
+        let mut of_memory = entry.frames_mapped;
+        for map in &entry.maps {
+            if let MapKind::Disk(name) = map.kind {
+                read_disk(&reader.disk_of(entry.id, name.as_str())?)?;
+                of_memory = of_memory.saturating_sub(map.frames);
+            }
+        }
         reader.unpin(pinned.id)?;
         if clean {
             assert_eq!(found, entry, "found by name and listed");
             assert_eq!(pinned.id, entry.id, "pinned and listed");
-            assert_eq!(frames, entry.frames_mapped, "mapped and listed");
+            assert_eq!(frames, of_memory, "mapped and listed");
             assert_eq!(state.len() as u64, entry.state_bytes, "read and listed");
         }
     }
     Ok(())
 }
 
+/// Reads the first bytes and the last ones of a disk.
+fn read_disk(disk: &DiskReader) -> Result<(), Error> {
+    let mut bytes = [0; 512];
+    disk.read(0, &mut bytes)?;
+    disk.read(disk.size_bytes() - bytes.len() as u64, &mut bytes)
+}
+
 /// A VM that uses the pool, and a user at the command line.
 pub(super) struct User {
+    head: Option<Arc<DiskHead>>,
     holder: Option<Holder>,
     blocks: Vec<BlockNo>,
     known: Vec<SnapshotId>,
@@ -59,6 +77,7 @@ pub(super) struct User {
 impl User {
     pub(super) fn new(pool: Arc<Pool>, clean: bool) -> User {
         User {
+            head: None,
             holder: pool.hold("vm").ok(),
             blocks: Vec::new(),
             known: Vec::new(),
@@ -74,7 +93,7 @@ impl User {
     /// Does one step. The script gives a byte that chooses the step, and a byte for its target. An
     /// error is an answer, too.
     pub(super) fn step(&mut self, script: &mut Script) {
-        let (step, choice) = (script.u8() % 13, script.u8());
+        let (step, choice) = (script.u8() % 18, script.u8());
         let name = NAMES[usize::from(choice) % NAMES.len()];
         let _ = match step {
             0 => self.pool.status().map(drop),
@@ -99,8 +118,13 @@ impl User {
                 Ok(())
             }
             11 => self.look_at_map(name),
+            12 => self.attach(choice),
+            13 => self.change_disk(choice, script),
+            14 => self.commit_with_disk(name),
+            15 => self.arrange_disks(choice),
             _ => {
                 // The VM ends, and another one starts.
+                self.head = None;
                 (self.holder, self.blocks) = (None, Vec::new());
                 self.pool
                     .hold("vm")
@@ -144,6 +168,80 @@ impl User {
         })?;
         self.known.push(committed.id);
         Ok(())
+    }
+
+    /// Attaches a disk, in place of the one that is attached.
+    fn attach(&mut self, choice: u8) -> Result<(), Error> {
+        self.head = None;
+        let name = DISKS[usize::from(choice) % DISKS.len()];
+        if choice & 0x80 != 0 {
+            return self.with_holder(|_| Ok(())).and_then(|()| {
+                let reader = self.pool.hold("reader")?;
+                read_disk(&reader.attach_disk_read_only(name)?)
+            });
+        }
+        self.head = Some(self.with_holder(|vm| vm.attach_disk(name))?);
+        Ok(())
+    }
+
+    /// Reads or changes a part of the attached disk. What was written is read back.
+    fn change_disk(&mut self, choice: u8, script: &mut Script) -> Result<(), Error> {
+        let Some(head) = &self.head else {
+            return Ok(());
+        };
+        let offset = u64::from(script.u16()) * 512;
+        let len = usize::from(script.u16()) % PIECE_BYTES;
+        match choice % 6 {
+            0 => head.read(offset, &mut vec![0; len]),
+            1 => {
+                let (bytes, mut back) = (vec![choice; len], vec![0; len]);
+                head.write(offset, &bytes)?;
+                head.read(offset, &mut back)?;
+                assert!(back == bytes, "a disk has what was written");
+                Ok(())
+            }
+            2 => head.discard(offset, len as u64),
+            3 => head.write_zeroes(offset, len as u64),
+            4 => head.flush(),
+            _ => {
+                self.head = None;
+                Ok(())
+            }
+        }
+    }
+
+    fn commit_with_disk(&mut self, name: &str) -> Result<(), Error> {
+        let cuts = match &self.head {
+            Some(head) => vec![head.cut()?],
+            None => Vec::new(),
+        };
+        let committed = self.with_holder(|vm| {
+            let new = NewSnapshot {
+                kind: SnapshotKind::Vm,
+                name,
+                parent: None,
+                base: None,
+                maps: vec![NewMap::memory(MEMORY_BYTES, &[])],
+                state: b"state",
+                frames_new: 0,
+            };
+            vm.commit_with_disks(new, cuts, &[], vm.reserve(1)?)
+        })?;
+        self.known.push(committed.id);
+        Ok(())
+    }
+
+    /// Makes, copies, renames, resizes or removes a disk.
+    fn arrange_disks(&mut self, choice: u8) -> Result<(), Error> {
+        let name = DISKS[usize::from(choice >> 4) % DISKS.len()];
+        match choice % 6 {
+            0 => self.pool.create_disk(name, DISK_BYTES).map(drop),
+            1 => self.pool.copy_disk("data", name).map(drop),
+            2 => self.pool.copy_disk_of("third", "data", name).map(drop),
+            3 => self.pool.rename_disk(name, "new"),
+            4 => self.pool.resize_disk(name, u64::from(choice) * 512),
+            _ => self.pool.remove_disk(name),
+        }
     }
 
     fn known(&self, choice: u8) -> Option<SnapshotId> {
