@@ -162,3 +162,46 @@ fn names_of_disks_that_are_not_there_or_in_use_are_told() {
     vm.stop();
     host.assert_pool_clean();
 }
+
+#[test]
+fn a_snapshot_of_disks_only_has_them_and_no_vm() {
+    let host = host();
+    let vm = boot(&host, &["base", "tools,ro"]);
+    let taken = host.json(&["snapshot", &vm.name, "d", "--disks-only"]);
+    assert_eq!(taken["kind"], "disks", "{taken}");
+    // While the VM is paused, too; and it stays paused.
+    host.run(&["pause", &vm.name]).ok();
+    host.run(&["snapshot", &vm.name, "paused", "--disks-only"])
+        .ok();
+    assert_eq!(vm.status()["state"], "paused");
+    host.run(&["resume", &vm.name]).ok();
+    // A snapshot of the whole VM does not care.
+    host.run(&["snapshot", &vm.name, "whole"]).ok();
+
+    let of_d = host.json(&["disk", "ls", "--snapshot", "d"]);
+    assert_eq!(of_d.as_array().unwrap().len(), 2, "{of_d}");
+    let listed = host.json(&["snapshots"]);
+    let kinds = listed.as_array().unwrap().iter();
+    let kinds: Vec<_> = kinds.map(|listed| &listed["kind"]).collect();
+    assert_eq!(kinds, ["disks", "disks", "vm"]);
+    host.run(&["disk", "copy", "d:base", "mine"]).ok();
+    let other = boot(&host, &["mine"]);
+    other.stop();
+    for refused in [
+        &["restore", "d", "--name", "none"][..],
+        &["rewind", &vm.name, "--to", "d"],
+        &["spare", "d", "--count", "1"],
+    ] {
+        host.run(refused).refused(4, "has disks only");
+    }
+    let inside = host.json(&["inspect", "d"]);
+    assert_eq!(inside["disks"][0]["disk"], "base", "{inside}");
+    assert_eq!(host.json(&["pool", "status"])["disk_count"], 3);
+    vm.stop();
+    host.run(&["rm", "d", "paused", "whole"]).ok();
+    let without = boot(&host, &[]);
+    host.run(&["snapshot", &without.name, "e", "--disks-only"])
+        .refused(4, "no disk of the pool");
+    without.stop();
+    host.assert_pool_clean();
+}

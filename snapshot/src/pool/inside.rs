@@ -152,6 +152,8 @@ pub struct MapInside {
     /// The kind of what is mapped.
     #[serde(skip)]
     pub kind: MapKind,
+    /// Its size.
+    pub size_bytes: u64,
     /// Its root.
     pub root: Reference,
     /// Inner levels.
@@ -255,6 +257,7 @@ impl Pool {
         for map in &inode.maps {
             let mut inside = MapInside {
                 kind: map.kind,
+                size_bytes: map.size_bytes(),
                 root: map.root.into(),
                 height: map.height(),
                 nodes: 0,

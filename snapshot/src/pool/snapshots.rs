@@ -55,6 +55,13 @@ pub struct SnapshotEntry {
     pub shared_bytes: Option<u64>,
 }
 
+impl SnapshotEntry {
+    /// A snapshot of a VM's disks without the VM: it has no saved state, and no memory.
+    pub fn has_disks_only(&self) -> bool {
+        self.kind == SnapshotKind::Vm && self.state_bytes == 0
+    }
+}
+
 /// A map of a snapshot, as the catalog lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct MapEntry {

@@ -40,7 +40,7 @@ pub struct PoolStatus {
     pub total_blocks: u64,
     /// Blocks of the fixed areas: superblocks, tables, reference counts, spare blocks.
     pub metadata_blocks: u64,
-    /// Blocks of snapshots, their maps and the catalog included.
+    /// Blocks of snapshots and disks, their maps and the catalog included.
     pub snapshot_blocks: u64,
     /// Blocks in chunks that are leased to holders, and in no snapshot.
     pub leased_blocks: u64,
@@ -53,6 +53,8 @@ pub struct PoolStatus {
     /// Of the snapshots, those that were received in part: nothing can be done with them but to
     /// receive the rest, or remove them.
     pub incomplete: u32,
+    /// Disks, without those of snapshots.
+    pub disks: u32,
     /// Commits made so far.
     pub generation: u64,
     /// Its users.
@@ -115,6 +117,7 @@ impl Pool {
             .named()
             .filter(|listed| listed.inode.incomplete)
             .count() as u32;
+        let disks = listing.disks().count() as u32;
         let superblock = &lock.current()?.superblock;
         let metadata = self
             .file()
@@ -142,6 +145,7 @@ impl Pool {
             snapshots: superblock.snapshots.get(),
             orphans: superblock.orphans.get(),
             incomplete,
+            disks,
             generation: superblock.generation.get(),
             holders,
         })

@@ -106,6 +106,7 @@ impl VmControl for CountingVm {
         self.count();
         Ok(SnapshotReport {
             name: request.name.chars().take(64).collect(),
+            disks_only: false,
             phases: Vec::new(),
             pause_us: 0.0,
             held_us_max: 1_240.0,
@@ -242,6 +243,7 @@ fn call(selector: u8, bytes: &[u8]) {
         stop: false,
         durability: None,
         verify: false,
+        disks_only: false,
     };
     let succeeded = match selector % 10 {
         0 => client.status().is_ok(),

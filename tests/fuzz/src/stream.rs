@@ -176,7 +176,8 @@ fn described(form: u8, script: &mut Script, pool: &Pool) -> Vec<u8> {
     let strange = Identity::from_bytes([0x5a; 16]).expect("not zero");
     let state = script.bytes(usize::from(choice >> 4));
     let (second_root, _) = &*SECOND;
-    let has_roots = form & VERSION_1 == 0;
+    // Streams of version 1 have no disks.
+    let has_roots = form & VERSION_1 == 0 || choice & WITH_DISK != 0;
     let mut header = StreamHeader {
         root: None,
         frames_written: None,

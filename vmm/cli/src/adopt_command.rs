@@ -51,6 +51,7 @@ pub fn run(arguments: &AdoptArguments) -> Result<(), VmError> {
 fn trusted(pool: &Pool, entry: &SnapshotEntry) -> Result<Vec<String>, VmError> {
     let state = pool.read_state(entry.id)?;
     match entry.kind {
+        SnapshotKind::Vm if entry.has_disks_only() => Ok(vec!["it has disks only".to_owned()]),
         SnapshotKind::Vm => Ok(paths(&SavedVm::decode(&state)?.spec)),
         SnapshotKind::Process => {
             let image = SavedProcess::decode(&state)?.image;

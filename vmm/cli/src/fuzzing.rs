@@ -1,4 +1,4 @@
-//! What fuzz targets reach of the command's private parts.
+//! Access of fuzz targets to the command's private parts.
 
 use std::fs::File;
 use std::path::Path;

@@ -183,7 +183,7 @@ fn status_text(status: &PoolStatus) -> String {
         ),
         ("overcommit", overcommit.to_owned()),
         ("size", output::size(status.size_bytes)),
-        ("in snapshots", blocks(status.snapshot_blocks)),
+        ("snapshots, disks", blocks(status.snapshot_blocks)),
         ("leased to VMs", blocks(status.leased_blocks)),
         ("metadata", blocks(status.metadata_blocks)),
         ("free", blocks(status.free_blocks)),
@@ -192,6 +192,7 @@ fn status_text(status: &PoolStatus) -> String {
             "snapshots",
             format!("{}{incomplete}{removed}", status.snapshots),
         ),
+        ("disks", status.disks.to_string()),
     ])
 }
 

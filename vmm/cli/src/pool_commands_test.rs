@@ -27,6 +27,7 @@ fn status() -> PoolStatus {
         snapshots: 2,
         orphans: 1,
         incomplete: 1,
+        disks: 3,
         generation: 9,
         holders: Vec::new(),
     }
@@ -42,12 +43,13 @@ copy-on-write       userfaultfd: because
 durability          process: memory
 overcommit          no
 size                64.0 MiB
-in snapshots        1.0 MiB
+snapshots, disks    1.0 MiB
 leased to VMs       4.0 MiB
 metadata            2.0 MiB
 free                57.0 MiB
 used on the medium  8.0 KiB
 snapshots           2, 1 of them incomplete (and 1 removed snapshot that is still in use)
+disks               3
 ";
     let mut usage = Usage {
         status: status(),

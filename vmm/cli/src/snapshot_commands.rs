@@ -63,7 +63,10 @@ fn tree_table(snapshots: &[SnapshotEntry]) -> String {
                 name,
                 kind_text(snapshot),
                 output::moment(snapshot.created_unix_ns),
-                output::size(snapshot.memory_bytes),
+                match snapshot.has_disks_only() {
+                    true => uncounted(),
+                    false => output::size(snapshot.memory_bytes),
+                },
                 snapshot.own_bytes.map_or_else(uncounted, output::size),
                 snapshot.shared_bytes.map_or_else(uncounted, output::size),
             ]
@@ -73,7 +76,10 @@ fn tree_table(snapshots: &[SnapshotEntry]) -> String {
 }
 
 fn kind_text(snapshot: &SnapshotEntry) -> String {
-    let kind = kind_word(snapshot.kind);
+    let kind = match snapshot.has_disks_only() {
+        true => "disks",
+        false => kind_word(snapshot.kind),
+    };
     if snapshot.incomplete {
         format!("{kind}, incomplete")
     } else if snapshot.foreign {

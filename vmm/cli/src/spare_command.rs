@@ -101,6 +101,12 @@ fn have(
             format!("'{snapshot}' is a {}, not a snapshot of a VM", entry.kind),
         ));
     }
+    if entry.has_disks_only() {
+        return Err(VmError::new(
+            ErrorKind::Refused,
+            format!("snapshot '{snapshot}' has disks only, and no VM"),
+        ));
+    }
     let order = spares::order_of(pool, snapshot, count);
     let mut there = spares::of_order(dir, &order)?;
     dir.order_spares(&order)?;

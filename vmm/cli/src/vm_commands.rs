@@ -459,6 +459,7 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         kill: _,
         durability,
         verify,
+        disks_only,
         json: form,
     } = arguments;
     let dir = RuntimeDir::of_user()?;
@@ -467,6 +468,7 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         stop,
         durability,
         verify,
+        disks_only,
     })?;
     if stop {
         wait_until_gone(&dir, &vm)?;
@@ -477,13 +479,23 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         let line = snapshot_line(&vm, &report);
         output::print(&output::report(&line, &snapshot_details(&report)))?;
     }
+    if report.disks_only {
+        let name = &report.name;
+        tell(&format!(
+            "nvvmm: note: {name} has the disks as a power failure would leave them\n"
+        ));
+    }
     outside_disks::tell(&report.outside_disks);
     Ok(())
 }
 
 fn snapshot_line(vm: &str, report: &SnapshotReport) -> String {
+    let what = match report.disks_only {
+        true => "snapshot of disks",
+        false => "snapshot",
+    };
     format!(
-        "snapshot {} of {vm}: paused for {}, {} in all",
+        "{what} {} of {vm}: paused for {}, {} in all",
         report.name,
         output::time_us(report.pause_us),
         output::time_us(report.total_us)

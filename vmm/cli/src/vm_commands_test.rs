@@ -97,6 +97,7 @@ fn the_list_as_json_is_flat() {
 fn a_snapshot_report_says_what_counts() {
     let report = SnapshotReport {
         name: "base".into(),
+        disks_only: false,
         phases: vec![
             PhaseTime {
                 phase: "PauseVcpus".into(),

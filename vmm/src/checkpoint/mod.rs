@@ -7,6 +7,7 @@ mod digests;
 mod pending;
 pub mod report;
 mod take;
+mod take_disks;
 
 pub use crate::stats::phases;
 pub use cleaner::Cleaner;
@@ -14,3 +15,4 @@ pub use counters::SnapshotCounters;
 pub use digests::Digests;
 pub use pending::Pending;
 pub use take::{TakeError, Taken, Taking, take, went_on_at};
+pub use take_disks::{TakingDisks, take_disks};

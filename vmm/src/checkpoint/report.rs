@@ -37,6 +37,9 @@ pub enum GuestClock {
 pub struct SnapshotReport {
     /// Name of the new snapshot.
     pub name: String,
+    /// True for a snapshot of the disks of the pool only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disks_only: bool,
     /// Phases in the order they ran.
     pub phases: Vec<PhaseTime>,
     /// Time the vCPUs stood still, in microseconds.

@@ -211,6 +211,7 @@ fn attempt(
     committed.add_times(phases);
     let report = SnapshotReport {
         name: taking.name.into(),
+        disks_only: false,
         phases: Vec::new(),
         pause_us: micros_of(pause),
         held_us_max: 0.0,
@@ -287,7 +288,7 @@ fn reserve(taking: &Taking<'_>, ahead: CopiedAhead) -> Result<(), TakeError> {
 }
 
 /// Error of a snapshot that was withdrawn.
-fn withdrawn(pending: &Pending) -> TakeError {
+pub(super) fn withdrawn(pending: &Pending) -> TakeError {
     if pending.caller_is_gone() {
         TakeError::CallerGone
     } else {

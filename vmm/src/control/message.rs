@@ -44,6 +44,9 @@ pub struct SnapshotRequest {
     /// Make digests of the new blocks before the answer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub verify: bool,
+    /// Take the disks of the pool only, and neither memory nor devices. The VM runs on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disks_only: bool,
 }
 
 impl From<&str> for SnapshotRequest {
@@ -53,6 +56,7 @@ impl From<&str> for SnapshotRequest {
             stop: false,
             durability: None,
             verify: false,
+            disks_only: false,
         }
     }
 }

@@ -9,6 +9,7 @@ fn requests_have_the_documented_form() {
         stop: false,
         durability: None,
         verify: false,
+        disks_only: false,
     })))
     .unwrap();
     assert_eq!(
@@ -85,6 +86,7 @@ fn requests_are_decoded() {
             stop: true,
             durability: Some(nvvmm_snapshot::Durability::Host),
             verify: false,
+            disks_only: false,
         })
     );
     let request = decode_request(br#"{"version":1,"op":"snapshot","name":"a"}"#).unwrap();
@@ -95,6 +97,7 @@ fn requests_are_decoded() {
             stop: false,
             durability: None,
             verify: false,
+            disks_only: false,
         })
     );
     assert_eq!(

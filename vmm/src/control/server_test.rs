@@ -180,6 +180,7 @@ impl VmControl for FakeVm {
             .unwrap();
         Ok(SnapshotReport {
             name: request.name.clone(),
+            disks_only: false,
             phases: Vec::new(),
             pause_us: 1.5,
             held_us_max: 1_240.0,
@@ -258,14 +259,7 @@ fn every_request_goes_round() {
     client.pause().unwrap();
     assert_eq!(served.vm.pauses.load(Ordering::SeqCst), 1);
     served.snapshots.may_end.send(()).unwrap();
-    let report = client
-        .snapshot(SnapshotRequest {
-            name: "two".into(),
-            stop: false,
-            durability: None,
-            verify: false,
-        })
-        .unwrap();
+    let report = client.snapshot(SnapshotRequest::from("two")).unwrap();
     assert_eq!(
         (report.name.as_str(), report.frames_mapped, report.pause_us),
         ("two", 9, 1.5)
@@ -401,12 +395,7 @@ fn a_long_snapshot_keeps_nobody_else_waiting() {
     let taking = thread::spawn(move || {
         ControlClient::connect(&path)
             .unwrap()
-            .snapshot(SnapshotRequest {
-                name: "slow".into(),
-                stop: false,
-                durability: None,
-                verify: false,
-            })
+            .snapshot(SnapshotRequest::from("slow"))
     });
     served.snapshots.begun.recv_timeout(HUNG).unwrap();
     assert_eq!(
@@ -459,6 +448,7 @@ fn the_end_of_the_server_lets_an_answer_out_and_no_new_client_in() {
                 stop: true,
                 durability: None,
                 verify: false,
+                disks_only: false,
             })
     });
     served.snapshots.begun.recv_timeout(HUNG).unwrap();
@@ -493,12 +483,7 @@ fn a_request_that_never_ends_does_not_keep_the_server() {
     let taking = thread::spawn(move || {
         ControlClient::connect(&path)
             .unwrap()
-            .snapshot(SnapshotRequest {
-                name: "stuck".into(),
-                stop: false,
-                durability: None,
-                verify: false,
-            })
+            .snapshot(SnapshotRequest::from("stuck"))
     });
     served.snapshots.begun.recv_timeout(HUNG).unwrap();
     let Served {

@@ -21,6 +21,14 @@ use crate::spec::{DeviceKind, DiskSpec, VmSpec};
 /// [`InspectError::State`], [`InspectError::Json`].
 pub fn state(kind: SnapshotKind, blob: &[u8]) -> Result<Value, InspectError> {
     match kind {
+        // A snapshot of disks only has no state.
+        SnapshotKind::Vm if blob.is_empty() => Ok(json!({
+            "spec": null,
+            "vcpus": null,
+            "platform": null,
+            "devices": null,
+            "image_bytes": null,
+        })),
         SnapshotKind::Vm => of_vm(&SavedVm::decode(blob)?),
         SnapshotKind::Process => Ok(json!({
             "spec": null,
@@ -58,6 +66,8 @@ fn of_spec(spec: &VmSpec) -> Value {
             "path": disk.and_then(DiskSpec::path).map(path_text),
             "pool_disk": disk.and_then(DiskSpec::pool_disk),
             "read_only": disk.map(|disk| disk.read_only),
+            "rate_bytes": disk.and_then(|disk| disk.rate.bytes_per_s),
+            "rate_request_count": disk.and_then(|disk| disk.rate.requests_per_s),
         })
     });
     json!({

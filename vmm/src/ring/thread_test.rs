@@ -66,6 +66,7 @@ impl Played {
     fn takes(&self, id: u64, name: &str, pause_us: f64) {
         let report = SnapshotReport {
             name: name.into(),
+            disks_only: false,
             phases: vec![PhaseTime {
                 phase: "Commit".into(),
                 us: pause_us * 2.0,

@@ -51,6 +51,14 @@ pub(super) fn read_state(pool: &Pool, entry: &SnapshotEntry) -> Result<SavedVm, 
 /// Refuses a snapshot that is not one of a VM.
 pub(super) fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
     match entry.kind {
+        SnapshotKind::Vm if entry.has_disks_only() => Err(VmError::new(
+            ErrorKind::Refused,
+            format!("snapshot '{}' has disks only, and no VM", entry.name),
+        )
+        .with_remedy(format!(
+            "'nvvmm disk copy {}:DISK NEW' makes a disk of one of them, for 'nvvmm run --disk NEW'",
+            entry.name
+        ))),
         SnapshotKind::Vm => Ok(()),
         SnapshotKind::Process => Err(VmError::new(
             ErrorKind::Refused,

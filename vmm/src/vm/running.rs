@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     checkpoint::{
-        self, Cleaner, Digests, Pending, TakeError, Taken, Taking,
+        self, Cleaner, Digests, Pending, TakeError, Taken, Taking, TakingDisks,
         phases::micros,
         report::{PhaseTime, RestoreReport, SnapshotReport},
     },
@@ -268,6 +268,9 @@ impl RunningVm {
         if let Some(durability) = request.durability {
             self.holder.pool().require_durability(durability)?;
         }
+        if request.disks_only {
+            return self.take_disks(&operation, request, pending);
+        }
         let stop = request.stop;
         let taken = self.take_whole(&mut operation, &request.name, &[], stop, pending)?;
         let mut seen = self.seen();
@@ -296,16 +299,7 @@ impl RunningVm {
         stop: bool,
         pending: &Pending,
     ) -> Result<Taken, VmError> {
-        if self.seen().ending {
-            return Err(VmError::new(ErrorKind::Refused, "the VM is ending"));
-        }
-        if pending.caller_is_gone() {
-            return Err(take_error(TakeError::CallerGone));
-        }
-        if pending.is_withdrawn() {
-            return Err(self.no_space());
-        }
-        self.holder.pool().require_name()?;
+        self.check_can_take(pending)?;
         // After the snapshot nothing keeps the blocks of images any more.
         self.machine.end_released_windows().map_err(machine_error)?;
         if self.machine.shows_windows() {
@@ -338,6 +332,53 @@ impl RunningVm {
         operation.base = Some(taken.id);
         self.cleaner.clean_later();
         Ok(taken)
+    }
+
+    /// Refuses a snapshot that makes no sense any more.
+    fn check_can_take(&self, pending: &Pending) -> Result<(), VmError> {
+        if self.seen().ending {
+            return Err(VmError::new(ErrorKind::Refused, "the VM is ending"));
+        }
+        if pending.caller_is_gone() {
+            return Err(take_error(TakeError::CallerGone));
+        }
+        if pending.is_withdrawn() {
+            return Err(self.no_space());
+        }
+        Ok(self.holder.pool().require_name()?)
+    }
+
+    /// Takes a snapshot of the disks of the pool only.
+    fn take_disks(
+        &self,
+        operation: &Operation,
+        request: &SnapshotRequest,
+        pending: &Pending,
+    ) -> Result<SnapshotReport, VmError> {
+        self.check_can_take(pending)?;
+        if !disk::any_of_pool(self.machine.disks()) {
+            let without = VmError::new(ErrorKind::Refused, "the VM has no disk of the pool");
+            return Err(without.with_remedy(
+                "'nvvmm disk import' makes one of an image; 'nvvmm run --disk NAME' attaches it",
+            ));
+        }
+        let taken = checkpoint::take_disks(&TakingDisks {
+            machine: &self.machine,
+            holder: &self.holder,
+            name: &request.name,
+            running: !operation.quiesced,
+            pending,
+            outside_disks: stale_disks::outside(self.machine.disks()),
+        })
+        .map_err(take_error)?;
+        self.seen().taken.push(taken.report.name.clone());
+        let mut report = taken.report;
+        if request.verify {
+            self.make_digests(taken.id, &mut report)?;
+        } else {
+            self.digests.make_later(taken.id);
+        }
+        Ok(report)
     }
 
     fn make_digests(&self, id: SnapshotId, report: &mut SnapshotReport) -> Result<(), VmError> {

@@ -32,6 +32,12 @@ pub struct SnapshotArguments {
     /// End the VM after the snapshot. By default it runs on
     #[arg(long)]
     pub stop: bool,
+    /// Take the disks of the pool only, without memory. The VM runs on
+    ///
+    /// The snapshot has all of them at one instant, as a power failure would leave them.
+    /// 'nvvmm disk copy NAME:DISK NEW' makes a disk of one.
+    #[arg(long, conflicts_with_all = ["stop", "process"])]
+    pub disks_only: bool,
     /// Capture the process with this id in the guest, not the whole VM. The guest must run
     /// nvvmm-agent
     ///

@@ -177,6 +177,7 @@ impl Guest {
             stop: false,
             durability: None,
             verify,
+            disks_only: false,
         })
     }
 

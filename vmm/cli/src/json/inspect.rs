@@ -219,6 +219,8 @@ pub struct InsideSnapshot {
     inode: Inode,
     /// Map of its memory.
     map: Option<Map>,
+    /// Its disks, by name.
+    disks: Vec<Disk>,
     /// Numbers of the blocks of its saved state.
     state_block_numbers: Vec<u32>,
     /// CRC-32 of the saved state.
@@ -238,6 +240,7 @@ impl InsideSnapshot {
             entry: Snapshot::of(&inside.entry),
             inode: Inode::of(&inside.inode),
             map: memory.map(Map::of),
+            disks: inside.maps.iter().filter_map(Disk::of).collect(),
             state_block_numbers: inside
                 .state_blocks
                 .iter()
@@ -246,6 +249,32 @@ impl InsideSnapshot {
             state_crc32: inside.state_checksum,
             saved_state,
         }
+    }
+}
+
+/// Disk of a snapshot.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Disk {
+    /// Name of the disk.
+    disk: String,
+    /// Size of the disk.
+    size_bytes: u64,
+    /// Map of its blocks.
+    map: Map,
+}
+
+impl Disk {
+    /// JSON of a map, if it is that of a disk.
+    fn of(map: &MapInside) -> Option<Self> {
+        let MapKind::Disk(name) = map.kind else {
+            return None;
+        };
+        Some(Self {
+            disk: name.as_str().to_owned(),
+            size_bytes: map.size_bytes,
+            map: Map::of(map),
+        })
     }
 }
 

@@ -44,7 +44,7 @@ pub struct Status {
     medium_bytes: u64,
     /// Fixed tables of the pool.
     metadata_bytes: u64,
-    /// Snapshots, with their maps and the catalog.
+    /// Snapshots and disks, with their maps and the catalog.
     snapshot_bytes: u64,
     /// Space that is leased to VMs and in no snapshot.
     leased_bytes: u64,
@@ -54,6 +54,8 @@ pub struct Status {
     snapshot_count: u32,
     /// Number of these that were received only in part.
     incomplete_count: u32,
+    /// Number of disks, without those of snapshots.
+    disk_count: u32,
     /// Number of snapshots that were removed and are still in use.
     orphan_count: u32,
     /// Number of the last commit.
@@ -84,6 +86,7 @@ impl Status {
             free_bytes: blocks_bytes(status.free_blocks),
             snapshot_count: status.snapshots,
             incomplete_count: status.incomplete,
+            disk_count: status.disks,
             orphan_count: status.orphans,
             generation: status.generation,
             holders: status.holders.iter().map(Holder::of).collect(),

@@ -17,7 +17,7 @@ pub struct Snapshot {
     /// Id of the snapshot that it was taken after. That one may be gone.
     parent_id: Option<u64>,
     /// Kind of the snapshot.
-    #[cfg_attr(test, schemars(extend("enum" = ["vm", "process"])))]
+    #[cfg_attr(test, schemars(extend("enum" = ["vm", "process", "disks"])))]
     kind: String,
     /// Time of its commit, in UTC (RFC 3339).
     created: String,
@@ -52,10 +52,16 @@ impl Snapshot {
             snapshot: entry.name.clone(),
             snapshot_id: entry.id.get(),
             parent_id: entry.parent.map(|id| id.get()),
-            kind: word(&entry.kind),
+            kind: match entry.has_disks_only() {
+                true => "disks".to_owned(),
+                false => word(&entry.kind),
+            },
             created: rfc3339(entry.created_unix_ns),
             created_unix_ns: entry.created_unix_ns.to_string(),
-            memory_bytes: entry.memory_bytes,
+            memory_bytes: match entry.has_disks_only() {
+                true => 0,
+                false => entry.memory_bytes,
+            },
             mapped_bytes: blocks_bytes(entry.frames_mapped),
             new_bytes: blocks_bytes(entry.frames_new),
             state_bytes: entry.state_bytes,
@@ -78,8 +84,8 @@ impl Snapshot {
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Taken {
-    /// Kind of the snapshot.
-    #[cfg_attr(test, schemars(extend("const" = "vm")))]
+    /// Kind of the snapshot: of the whole VM, or of its disks only.
+    #[cfg_attr(test, schemars(extend("enum" = ["vm", "disks"])))]
     kind: &'static str,
     /// Name of the VM.
     vm: String,
@@ -132,7 +138,10 @@ impl Taken {
     /// JSON of a report.
     pub fn of(vm: &str, report: &SnapshotReport) -> Self {
         Self {
-            kind: "vm",
+            kind: match report.disks_only {
+                true => "disks",
+                false => "vm",
+            },
             vm: vm.to_owned(),
             snapshot: report.name.clone(),
             durability: word(&report.durability),

@@ -117,6 +117,8 @@ impl Shown {
             text
         };
         let spec = match self.kind() {
+            // One of disks only.
+            SnapshotKind::Vm if blob.is_empty() => b"null".to_vec(),
             SnapshotKind::Vm => serde_json::to_vec_pretty(&SavedVm::decode(&blob)?.spec)?,
             SnapshotKind::Process => Vec::new(),
         };

@@ -211,6 +211,7 @@ impl VmControl for Played {
         }
         Ok(SnapshotReport {
             name: request.name.clone(),
+            disks_only: false,
             phases: Vec::new(),
             pause_us: 812.0,
             held_us_max: 1_240.0,

@@ -70,7 +70,7 @@ impl Core {
     /// [`CoreError::NoVm`], [`CoreError::Look`].
     pub fn of(reader: SnapshotReader, on_progress: &mut dyn FnMut(u64)) -> Result<Self, CoreError> {
         let entry = reader.entry();
-        if entry.kind != SnapshotKind::Vm {
+        if entry.kind != SnapshotKind::Vm || entry.has_disks_only() {
             return Err(CoreError::NoVm(entry.name));
         }
         let state = reader.state().map_err(InspectError::from)?;

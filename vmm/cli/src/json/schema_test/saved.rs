@@ -51,6 +51,10 @@ struct Slot {
     pool_disk: Option<String>,
     /// True if the guest cannot write to the disk.
     read_only: Option<bool>,
+    /// Most bytes per second of the disk.
+    rate_bytes: Option<u64>,
+    /// Most requests per second of the disk.
+    rate_request_count: Option<u64>,
 }
 
 /// vCPU. Registers, addresses and bits are hexadecimal texts.
