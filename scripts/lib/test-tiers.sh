@@ -416,8 +416,8 @@ nightly_restarts() {
   need_pmem_host || return 0
   local -x NVVMM_BIN=$NVVMM_RELEASE_BIN
   mapfile -t names < <(chosen "${pmem_media[@]}")
+  prepare "making the Linux guest" make_guest_image 6.1 || return 0
   if ((${#names[@]})); then
-    prepare "making the Linux guest" make_guest_image 6.1 || return 0
     set_test_command rejuvenation
     # With QEMU 7.2, whose guests have no consistent XSAVE, the Linux guest crashed now and then.
     NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-10} run_tests_on rejuvenation "on ${names[*]}" \

@@ -9,8 +9,9 @@ use std::{
 
 use nvvmm_snapshot::Pool;
 use nvvmm_tests::{
-    Host, Vm,
+    Host, Random, Vm,
     agent::{output, sh},
+    flushes, repetitions,
     witness::{ask, boot, boot_with_options, number},
 };
 
@@ -240,5 +241,58 @@ fn a_disk_in_memory_is_shared_and_a_full_pool_holds_who_writes() {
     output(&host, &vm, check);
     vm.stop();
     assert_file_system_clean(&content(&host, "data"));
+    host.assert_pool_clean();
+}
+
+/// Longest time until a VM process is killed.
+const LONGEST_WORK_MS: u64 = 4000;
+
+#[test]
+fn what_a_guest_was_told_to_be_flushed_survives_any_kill_of_its_process() {
+    let host = Host::new(1024);
+    let pool = Pool::open(host.pool()).unwrap();
+    pool.create_disk("data", flushes::DISK_BYTES).unwrap();
+    let mut random = Random::seeded("kills");
+    let mut vm = boot_with_options(&host, 160, 1, &["--disk", "data"]);
+    vm.snapshot("seed");
+    let (mut disk, mut first, mut reported) = ("data".to_owned(), 1, 0);
+    for round in 0..repetitions(100) {
+        let path = host.runtime().join(format!("flushes-{round}"));
+        let log = std::fs::File::create(&path).unwrap();
+        let mut writer = flushes::start(&host, &vm, first, log);
+        // The process is killed while it writes, or while a snapshot is taken.
+        let taken = format!("taken{round}");
+        let mut taking = (random.below(2) == 0).then(|| {
+            random.pause(LONGEST_WORK_MS);
+            host.command(&["snapshot", &vm.name, &taken])
+                .spawn()
+                .unwrap()
+        });
+        random.pause(LONGEST_WORK_MS / if taking.is_some() { 40 } else { 1 });
+        vm.kill();
+        writer.wait().unwrap();
+        if let Some(taking) = &mut taking {
+            taking.wait().unwrap();
+        }
+        let last = flushes::last_reported(&std::fs::read_to_string(&path).unwrap());
+        if let Some(last) = last {
+            flushes::assert_there(&pool, &disk, first, last);
+            (reported, first) = (reported + last + 1 - first, last + 100);
+        }
+        host.assert_pool_clean();
+        let from = if pool.find(&taken).is_ok() {
+            &taken
+        } else {
+            "seed"
+        };
+        vm = host.restore(from, &[]);
+        disk = vm.status()["disks"][0]["pool_disk"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+    }
+    println!("{reported} flushes were reported, and none is lost");
+    assert!(reported > 0);
+    vm.stop();
     host.assert_pool_clean();
 }

@@ -16,7 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm_tests::{Host, Medium, Random, SnapshotMemory, required};
+use nvvmm_snapshot::Pool;
+use nvvmm_test_profile::sized;
+use nvvmm_tests::{Host, Medium, Random, SnapshotMemory, flushes, required, witness};
 
 /// Longest wait for the harness to see that the power is to be cut.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -28,6 +30,16 @@ const LONGEST_WORK_MS: u64 = 10_000;
 /// each snapshot that was taken, and for each that is about to be removed.
 fn log(host: &Host) -> PathBuf {
     required("NVVMM_RESULTS").join(format!("power-cut-{}.log", host.medium().name()))
+}
+
+/// Path of the log of a Linux guest that writes to a disk: what it was told to be flushed.
+fn flushes_log(host: &Host) -> PathBuf {
+    required("NVVMM_RESULTS").join(format!("power-cut-{}.flushes", host.medium().name()))
+}
+
+/// True if a Linux guest writes to a disk, too. In the gate there is no time for its boot.
+fn has_linux() -> bool {
+    sized(false, true)
 }
 
 /// The number in a variable of scripts/test.sh.
@@ -59,11 +71,32 @@ fn work_until_the_cut(hosts: &[Host]) {
             scope.spawn(move || work(host, ready));
         }
         hosts.iter().for_each(|_| all_ready.recv().unwrap());
+        let mut writers: Vec<_> = (hosts.iter().filter(|_| has_linux()))
+            .map(start_flushes)
+            .collect();
         // From here on the power may go at any moment: in a commit, in a removal, in the guest's
         // writes.
         Random::seeded("power cut").pause(LONGEST_WORK_MS);
         fs::write(required("NVVMM_NESTED_POWER_SWITCH"), "").unwrap();
+        writers.iter_mut().for_each(|writer| _ = writer.wait());
     });
+}
+
+/// Boots a Linux guest that writes to a disk, and waits for its first flush.
+fn start_flushes(host: &Host) -> std::process::Child {
+    let pool = Pool::open(host.pool()).unwrap();
+    pool.create_disk("flushed", flushes::DISK_BYTES).unwrap();
+    let vm = witness::boot_with_options(host, 96, 1, &["--disk", "flushed"]);
+    let log = fs::File::create(flushes_log(host)).unwrap();
+    let writer = flushes::start(host, &vm, 1, log);
+    let until = Instant::now() + PATIENCE;
+    while fs::metadata(flushes_log(host)).unwrap().len() == 0 {
+        assert!(Instant::now() < until, "the guest does not write");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // The VM is to run until the cut.
+    std::mem::forget(vm);
+    writer
 }
 
 /// Takes and removes snapshots until the power is cut. Sends a message when the first ones are
@@ -119,6 +152,13 @@ fn after_the_cut(host: &Host) {
     let status = host.pool_status();
     assert!(status["holders"].as_array().unwrap().is_empty(), "{status}");
     assert_eq!(status["leased_bytes"], 0, "{status}");
+    if has_linux() {
+        let log = fs::read_to_string(flushes_log(host)).unwrap();
+        let last = flushes::last_reported(&log).unwrap();
+        let pool = Pool::open(host.pool()).unwrap();
+        flushes::assert_there(&pool, "flushed", 1, last);
+        println!("{}: {last} flushes, none is lost", host.medium().name());
+    }
     let names = kept(host);
     assert!(names.len() >= 3, "{names:?}");
     let listed = host.json(&["snapshots"]);

@@ -7,6 +7,7 @@
 
 pub mod agent;
 mod console;
+pub mod flushes;
 mod host;
 mod medium;
 pub mod schema;
