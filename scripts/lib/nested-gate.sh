@@ -92,8 +92,10 @@ media_steps() {
 }
 
 pools_step() {
+  local tests
   program pool
-  "$on" fsdax-ext4,devdax "${test_command[@]}" --test-threads=1
+  read -ra tests <<<"$NVVMM_GATE_POOL_TESTS"
+  "$on" fsdax-ext4,devdax "${test_command[@]}" --test-threads=1 "${tests[@]}"
 }
 
 reboot_step() {

@@ -24,8 +24,11 @@ root_tests=(full_medium:: host_lacks:: lacks::a_control other_user:: sandbox::a_
 techniques=(arm-ahead copy-hot leave-unarmed leave-again prepare-whole dense-chunks next-chunks
   huge-pages grow-clusters lone-frames rewind-in-place)
 # Tests with Linux guests in the gate, on an emulated host: the agent, a process, the guest's life.
-gate_linux_tests=(agent::a_restored agent::a_user agent::programs disk::a_disk pool_disk::a_file
-  life:: process::a_process_goes_on)
+gate_linux_tests=(agent::a_restored agent::a_user agent::programs disk::a_disk_copied
+  pool_disk::a_file life:: process::a_process_goes_on)
+# Tests of pools on persistent memory in the gate: what a medium has a part in.
+gate_pool_tests=(blocks:: consuming:: leaks:: promises:: sharing:: stale:: room::a_limit
+  moving::a_snapshot_arrives moving_disks::disks_arrive)
 # Tests for which kernels differ: captures of processes, frames that move, programs that are not
 # made for it, memory in a window.
 newer_kernel_tests=(process::frames_that_move real_programs:: subjects:: window::)
@@ -287,6 +290,7 @@ gate_steps() {
   local -x NVVMM_GATE_LINUX_TESTS=${test_arguments[*]:-${gate_linux_tests[*]}}
   local -x NVVMM_GATE_EXT4_TESTS=${gate_ext4_tests[*]} NVVMM_GATE_XFS_TESTS=${gate_xfs_tests[*]}
   local -x NVVMM_GATE_DEVDAX_TESTS=${gate_devdax_tests[*]}
+  local -x NVVMM_GATE_POOL_TESTS=${gate_pool_tests[*]}
   say "$tier: one emulated host: $*"
   nested gate "${pmem_host[@]}" --disk "$disk" --boots 3 -- "$here/lib/nested-gate.sh" "$@" 2>&1 |
     tee "$log" | without_quick_tests >&2 || status=$?

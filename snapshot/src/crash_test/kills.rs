@@ -2,6 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use nvvmm_test_profile::sized;
+
 use super::contents::frame_with;
 use super::fixture::{
     Bench, Fixture, commit_third, fill, frames, must_be_in_order, snapshots_of, use_a_disk,
@@ -152,7 +154,7 @@ fn a_death_upon_a_death_leaves_the_pool_in_order() {
     act(&fixture);
     allowed.push(snapshots_of(&fixture.bench.pool));
     let (mut ran_to_its_end, mut looks) = (false, 0);
-    for death in (5..).step_by(6) {
+    for death in (5..).step_by(sized(15, 6)) {
         for store in 1.. {
             let fixture = Fixture::new();
             let (survivor, _) = fixture.bench.neighbour();
