@@ -5,6 +5,7 @@
 
 mod agent;
 mod block;
+mod debian;
 mod debugger;
 mod disk;
 mod life;
