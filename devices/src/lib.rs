@@ -10,6 +10,7 @@
 mod bus;
 mod console;
 mod host_socket;
+mod identity;
 mod irq;
 mod lifecycle;
 mod lock;
@@ -24,11 +25,14 @@ pub use console::{
     read_kept_output,
 };
 pub use host_socket::{Connector, HostSocket, connect_to_port};
+pub use identity::{
+    CLOCK_PAGE_BYTES, GENERATION_ID_BYTES, Generation, Identity, IdentityPlaces, IdentityStateV1,
+};
 pub use irq::{CountingIrq, IrqLine};
 pub use lifecycle::{Device, LifecycleError, SavedDevice};
 pub use power::{
     AcpiPower, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, POWER_BUTTON_PRESSED, POWER_EVENTS_PORT,
-    POWER_IRQ, POWER_PORTS_BASE, POWER_PORTS_LEN, PowerEvent, PowerSignal, RESET_PORT, RESET_VALUE,
-    SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5,
+    POWER_IRQ, POWER_PORTS_BASE, POWER_PORTS_LEN, POWER_RESTORED, PowerEvent, PowerSignal,
+    RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5,
 };
 pub use serial::{COM1_IRQ, COM1_PORT, SERIAL_PORTS_LEN, SerialPort, SerialStateV1};

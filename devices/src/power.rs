@@ -28,6 +28,8 @@ pub const RESET_PORT: u64 = POWER_PORTS_BASE + 2;
 pub const POWER_EVENTS_PORT: u64 = POWER_PORTS_BASE + 3;
 /// Bit of the event register: the power button was pressed.
 pub const POWER_BUTTON_PRESSED: u8 = 1 << 0;
+/// Bit of the event register: the guest was restored or rewound, and its generation is another one.
+pub const POWER_RESTORED: u8 = 1 << 1;
 /// Interrupt that tells the guest to read the event register.
 pub const POWER_IRQ: u32 = 3;
 /// Value for RESET_VALUE in the FADT: the guest writes it to [`RESET_PORT`] to reset the machine.
@@ -187,7 +189,20 @@ impl AcpiPower {
     /// # Errors
     /// The interrupt could not be raised; the guest sees the event when it reads the register.
     pub fn press_button(&mut self) -> io::Result<()> {
-        self.events |= POWER_BUTTON_PRESSED;
+        self.tell(POWER_BUTTON_PRESSED)
+    }
+
+    /// Tells the guest that it was restored or rewound. A paused device tells it when it is
+    /// resumed.
+    ///
+    /// # Errors
+    /// The interrupt could not be raised; the guest sees the event when it reads the register.
+    pub fn tell_restored(&mut self) -> io::Result<()> {
+        self.tell(POWER_RESTORED)
+    }
+
+    fn tell(&mut self, event: u8) -> io::Result<()> {
+        self.events |= event;
         if self.paused {
             return Ok(());
         }
@@ -308,7 +323,7 @@ impl Device for AcpiPower {
         if requested.is_none() && code != 0 {
             return Err(self.rejected(format!("{code} is no power event; the state is damaged")));
         }
-        if events & !POWER_BUTTON_PRESSED != 0 {
+        if events & !(POWER_BUTTON_PRESSED | POWER_RESTORED) != 0 {
             return Err(self.rejected(format!(
                 "its event register has {events:#x}; the state is damaged"
             )));

@@ -143,6 +143,28 @@ fn a_press_that_was_not_read_survives_a_snapshot() {
 }
 
 #[test]
+fn a_guest_that_was_restored_is_told_when_its_devices_go_on() {
+    let (mut power, line) = with_button();
+    power.press_button().unwrap();
+    power.pause().unwrap();
+    let saved = power.save().unwrap();
+    let (mut copy, copy_line) = with_button();
+    copy.restore(&saved).unwrap();
+    copy.tell_restored().unwrap();
+    assert_eq!(copy_line.raised(), 0);
+    // A snapshot of it before it went on.
+    let saved = copy.save().unwrap();
+    assert_eq!((saved.version, &*saved.payload), (2, &[0, 3][..]));
+    copy.resume().unwrap();
+    assert_eq!(copy_line.raised(), 1);
+    assert_eq!(events(&mut copy), POWER_BUTTON_PRESSED | POWER_RESTORED);
+    assert!(!copy.is_button_unread());
+    assert_eq!(line.raised(), 1);
+    power.resume().unwrap();
+    assert_eq!(events(&mut power), POWER_BUTTON_PRESSED);
+}
+
+#[test]
 fn a_damaged_state_with_events_is_refused() {
     let (mut power, _) = with_button();
     let state = |version, payload: &[u8]| SavedDevice {
@@ -152,7 +174,7 @@ fn a_damaged_state_with_events_is_refused() {
         payload: payload.into(),
     };
     let refused = [
-        (2, &[0, 2][..]),
+        (2, &[0, 4][..]),
         (2, &[3, 1]),
         (2, &[0]),
         (2, &[0, 1, 0]),

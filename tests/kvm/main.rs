@@ -24,6 +24,7 @@ mod gaps;
 mod grow;
 mod guest_log;
 mod host_lacks;
+mod identity;
 mod inspect;
 mod instant;
 mod json;

@@ -229,7 +229,7 @@ fn a_restored_guest_is_told_and_its_streams_are_not_the_originals() {
     while output(&host, &original, reads).trim() != "1" {}
     original.snapshot("base");
 
-    let kept = host.restore("base", &[]);
+    let kept = host.restore("base", &["--clock", "keep"]);
     let facts = told(&host, &kept);
     assert_eq!(fact(&facts, "HOOK"), "copy");
     assert_eq!(fact(&facts, "NVVMM_SNAPSHOT"), "base");
@@ -248,10 +248,14 @@ fn a_restored_guest_is_told_and_its_streams_are_not_the_originals() {
         );
     }
 
-    let stepped = host.restore("base", &["--clock", "step"]);
-    let facts = told(&host, &stepped);
-    let host_time_ns: u64 = fact(&facts, "NVVMM_HOST_TIME_NS").parse().unwrap();
-    assert!(now(&stepped) >= host_time_ns / 1_000_000_000);
+    for options in [&["--clock", "step"][..], &[]] {
+        let stepped = host.restore("base", options);
+        let facts = told(&host, &stepped);
+        let host_time_ns: u64 = fact(&facts, "NVVMM_HOST_TIME_NS").parse().unwrap();
+        assert!(now(&stepped) >= host_time_ns / 1_000_000_000, "{options:?}");
+        assert_eq!(stepped.status()["restore"]["clock"], "set", "{options:?}");
+        stepped.stop();
+    }
 
     assert_eq!(
         sh(&host, &original, "cat /run/nvvmm/restored").code,
@@ -263,7 +267,6 @@ fn a_restored_guest_is_told_and_its_streams_are_not_the_originals() {
     assert_eq!(String::from_utf8_lossy(&stream.stdout), "got it\n");
 
     kept.stop();
-    stepped.stop();
     original.stop();
     let only = host.restore("base", &["--once"]);
     assert_eq!(fact(&told(&host, &only), "NVVMM_ROLE"), "original");

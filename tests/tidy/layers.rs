@@ -71,7 +71,7 @@ const LAYERS: &[Layers] = &[
         from_top: &[
             "power serial virtio",
             "console",
-            "bus host_socket",
+            "bus host_socket identity",
             "irq lifecycle lock sys",
         ],
     },

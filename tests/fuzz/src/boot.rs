@@ -114,6 +114,7 @@ pub fn run(input: &[u8]) {
             reset_value: 1,
             events_port: 0x603,
             button_pressed: 1,
+            restored: 2,
             gsi: 3,
         },
     };
@@ -126,7 +127,7 @@ pub fn run(input: &[u8]) {
     };
     match load(&memory, &parts) {
         Ok(Entry::Linux { rip }) => check_linux(&choice, &memory, rip),
-        Ok(Entry::Flat { rip }) => check_entry(&choice, &memory, rip),
+        Ok(Entry::Flat { rip, .. }) => check_entry(&choice, &memory, rip),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }

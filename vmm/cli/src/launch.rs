@@ -23,7 +23,7 @@ use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
+use super::args::{ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
 use super::disk_choice::DiskChooser;
 use super::error::{SIGNALLED, exit_code};
 use super::given_path::absolute;
@@ -98,6 +98,7 @@ pub fn restore(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, V
 }
 
 fn restore_anew(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, VmError> {
+    let time_of_day = arguments.time_of_day();
     let RestoreArguments {
         snapshot,
         count: _,
@@ -107,7 +108,7 @@ fn restore_anew(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, 
         once,
         prefault,
         allow_root: _,
-        clock,
+        clock: _,
         disks,
         stale_disks,
         ephemeral,
@@ -130,7 +131,7 @@ fn restore_anew(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, 
             ephemeral,
             once,
             prefault,
-            step_clock: clock == ClockChoice::Step,
+            time_of_day,
             stale_disks,
         }))
     })

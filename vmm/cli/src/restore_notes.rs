@@ -23,11 +23,13 @@ fn text(report: &RestoreReport, is_paused: bool) -> String {
         text.push_str(&format!("nvvmm: note: {}\n", shown_in_line(note)));
     }
     let why = match report.clock {
-        GuestClock::Kept | GuestClock::Set => return text,
+        GuestClock::Kept | GuestClock::Set | GuestClock::Expected => return text,
         GuestClock::Failed => {
             "the nvvmm-agent in the guest could not set it: the VM's log has more"
         }
-        GuestClock::NoAgent => "--clock step needs nvvmm-agent in the guest, and none runs there",
+        GuestClock::NoAgent => {
+            "no nvvmm-agent runs in the guest to set it ('--clock keep' does without)"
+        }
         GuestClock::NotSet if is_paused => {
             "the VM is paused; the nvvmm-agent in the guest sets it after 'nvvmm resume'"
         }

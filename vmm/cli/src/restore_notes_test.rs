@@ -16,11 +16,11 @@ fn report(clock: GuestClock, notes: &[&str]) -> RestoreReport {
 
 #[test]
 fn a_clock_that_is_not_set_is_said_and_one_that_is_is_not() {
-    for clock in [GuestClock::Kept, GuestClock::Set] {
+    for clock in [GuestClock::Kept, GuestClock::Set, GuestClock::Expected] {
         assert_eq!(text(&report(clock, &[]), false), "");
     }
     for (clock, is_paused, words) in [
-        (GuestClock::NoAgent, false, "needs nvvmm-agent"),
+        (GuestClock::NoAgent, false, "no nvvmm-agent runs"),
         (GuestClock::NotSet, false, "has answered yet"),
         (GuestClock::NotSet, true, "after 'nvvmm resume'"),
         (GuestClock::Failed, false, "could not set it"),

@@ -12,7 +12,7 @@ use nvvmm::{
 };
 
 use super::{
-    args::{CheckpointArguments, RewindArguments},
+    args::{CheckpointArguments, ClockChoice, RewindArguments},
     json::ring::{Rewind, Ring},
     output, outside_disks,
     vm_commands::connect,
@@ -100,13 +100,20 @@ pub fn rewind(arguments: RewindArguments) -> Result<(), VmError> {
         checkpoints,
         to,
         stale_disks,
+        clock,
         json,
     } = arguments;
+    let keep_clock = clock == ClockChoice::Keep;
     let request = match to {
-        Some(name) => RewindRequest::To { name, stale_disks },
+        Some(name) => RewindRequest::To {
+            name,
+            stale_disks,
+            keep_clock,
+        },
         None => RewindRequest::Back {
             checkpoints,
             stale_disks,
+            keep_clock,
         },
     };
     let report = connect(&RuntimeDir::of_user()?.find(&vm)?)?.rewind(request)?;

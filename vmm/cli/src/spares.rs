@@ -14,7 +14,7 @@ use nvvmm::control::{
     ControlClient, NameChoice, RuntimeDir, TakeRequest, VmRuntimePaths, VmState, VmStatus,
 };
 
-use super::args::{ClockChoice, ConsoleChoice, RebootChoice, RestoreArguments};
+use super::args::{ConsoleChoice, RebootChoice, RestoreArguments};
 use super::launch::Given;
 use super::terminal::tell;
 use super::{detach, pool_path};
@@ -106,7 +106,7 @@ pub fn go_on(
         snapshot: arguments.snapshot.clone(),
         name: paths.name.clone(),
         console: Some(paths.console.clone()),
-        step_clock: arguments.clock == ClockChoice::Step,
+        time_of_day: arguments.time_of_day(),
         paused: arguments.start.paused,
     };
     let taken = ControlClient::connect(&paths.control).and_then(|mut vm| {

@@ -24,6 +24,8 @@ pub enum GuestClock {
     Kept,
     /// The guest's agent has set it to the host's.
     Set,
+    /// The guest's agent sets it when it answers, if there is one. Nobody waits for that.
+    Expected,
     /// The guest's agent has not answered yet. It sets the clock when it does.
     NotSet,
     /// No agent was there to set it: the guest had no driver for the vsock device at the snapshot.

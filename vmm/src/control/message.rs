@@ -140,6 +140,9 @@ pub enum RewindRequest {
         /// Go back with the disks as they are, also if they were written after the checkpoint.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         stale_disks: bool,
+        /// The guest's time of day goes on from the checkpoint's.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        keep_clock: bool,
     },
     /// Any snapshot of the VM.
     To {
@@ -148,6 +151,9 @@ pub enum RewindRequest {
         /// Go back with the disks as they are, also if they were written after the snapshot.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         stale_disks: bool,
+        /// The guest's time of day goes on from the snapshot's.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        keep_clock: bool,
     },
 }
 
@@ -156,8 +162,34 @@ impl From<&str> for RewindRequest {
         Self::To {
             name: snapshot.to_owned(),
             stale_disks: false,
+            keep_clock: false,
         }
     }
+}
+
+impl RewindRequest {
+    /// The guest's time of day afterwards. Nobody waits for it.
+    pub fn time_of_day(&self) -> TimeOfDay {
+        match self {
+            Self::Back { keep_clock, .. } | Self::To { keep_clock, .. } if *keep_clock => {
+                TimeOfDay::Keep
+            }
+            _ => TimeOfDay::Step,
+        }
+    }
+}
+
+/// The guest's time of day after a restore or a rewind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeOfDay {
+    /// The agent in the guest sets it to the host's when it answers. Nobody waits for that.
+    #[default]
+    Step,
+    /// The same, and whoever restores waits for it.
+    StepAwaited,
+    /// It goes on from the snapshot's.
+    Keep,
 }
 
 /// Request to a VM that stands by to go on as this VM. It fits if its pool, its snapshot and its
@@ -175,9 +207,9 @@ pub struct TakeRequest {
     /// Path of its console socket from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console: Option<PathBuf>,
-    /// Has the agent in the guest set the guest's time of day to the host's.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub step_clock: bool,
+    /// The guest's time of day.
+    #[serde(default)]
+    pub time_of_day: TimeOfDay,
     /// The guest does not run until it is resumed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,

@@ -26,7 +26,7 @@ fn requests_have_the_documented_form() {
 fn a_take_over_has_the_documented_form() {
     let line = concat!(
         r#"{"version":1,"op":"take","program":"0.1.0","pool":"/p","snapshot":"base","#,
-        r#""name":"web","console":"/run/web.console","step_clock":true}"#
+        r#""name":"web","console":"/run/web.console","time_of_day":"keep"}"#
     );
     let request = decode_request(line.as_bytes()).unwrap();
     let expected = Request::Take(TakeRequest {
@@ -35,7 +35,7 @@ fn a_take_over_has_the_documented_form() {
         snapshot: "base".into(),
         name: "web".into(),
         console: Some("/run/web.console".into()),
-        step_clock: true,
+        time_of_day: TimeOfDay::Keep,
         paused: false,
     });
     assert_eq!(request, expected);
@@ -124,6 +124,15 @@ fn requests_about_a_ring_are_decoded() {
             Request::Rewind(RewindRequest::Back {
                 checkpoints: 3,
                 stale_disks: false,
+                keep_clock: false,
+            }),
+        ),
+        (
+            br#"{"version":1,"op":"rewind","which":"to","name":"a","keep_clock":true}"#,
+            Request::Rewind(RewindRequest::To {
+                name: "a".into(),
+                stale_disks: false,
+                keep_clock: true,
             }),
         ),
         (

@@ -21,7 +21,8 @@ pub mod unlisted;
 pub use client::ControlClient;
 pub use message::{
     CaptureRequest, CapturedState, DiskStatus, ResizedDisk, RestartRequest, RewindRequest,
-    RingRequest, SandboxStatus, SnapshotRequest, TakeRequest, VmOrigin, VmState, VmStatus,
+    RingRequest, SandboxStatus, SnapshotRequest, TakeRequest, TimeOfDay, VmOrigin, VmState,
+    VmStatus,
 };
 pub use registry::{Claim, NameChoice, RuntimeDir, VmRuntimePaths};
 pub use server::ControlServer;

@@ -62,7 +62,7 @@ pub struct Machine {
     vcpus: Vec<Arc<Vcpu>>,
     pub(super) vm: KvmVm,
     pub(super) cpu: HostCpu,
-    memory: Arc<GuestMemory>,
+    pub(super) memory: Arc<GuestMemory>,
     slots: Vec<RamSlot>,
     pub(super) board: Board,
     pub(super) shared: Arc<Shared>,
@@ -194,6 +194,9 @@ impl Machine {
         let entry = boot::load(&*self.memory, &parts)?;
         let is_flat = matches!(entry, Entry::Flat { .. });
         self.shared.is_flat.store(is_flat, Ordering::Relaxed);
+        if entry.has_identity() {
+            self.begin_identity()?;
+        }
         for vcpu in &self.vcpus {
             arch::set_entry(&vcpu.fd(), vcpu.index, entry)?;
         }
@@ -203,7 +206,7 @@ impl Machine {
     /// Takes over a saved state instead of [`Machine::load`]. Guest memory must be in place, and
     /// whatever resolves faults in it must be running: KVM writes its clock pages. Devices are
     /// left paused; [`Machine::start`] with `running`, or [`Machine::resume_devices`], resumes
-    /// them.
+    /// them. The guest gets another identity.
     ///
     /// # Errors
     /// The host lacks something, or the state is that of another machine. The machine must not be
@@ -218,7 +221,7 @@ impl Machine {
         )?;
         self.board.restore(&state.devices)?;
         self.note_kind(state);
-        Ok(())
+        self.renew_identity()
     }
 
     /// Notes which kind of guest the state is of.
@@ -346,7 +349,7 @@ impl Machine {
         self.power_registers().is_button_unread()
     }
 
-    fn power_registers(&self) -> MutexGuard<'_, AcpiPower> {
+    pub(super) fn power_registers(&self) -> MutexGuard<'_, AcpiPower> {
         let registers = self.board.power_registers.lock();
         registers.unwrap_or_else(PoisonError::into_inner)
     }

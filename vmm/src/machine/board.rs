@@ -9,10 +9,10 @@ use nvvmm_devices::virtio::{
 };
 use nvvmm_devices::{
     AcpiPower, Bus, BusDevice, COM1_IRQ, COM1_PORT, Console, ConsoleOut, ConsoleStreams, Device,
-    HostSocket, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, IrqLine, LifecycleError,
+    HostSocket, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, Identity, IrqLine, LifecycleError,
     POWER_BUTTON_PRESSED, POWER_EVENTS_PORT, POWER_IRQ, POWER_PORTS_BASE, POWER_PORTS_LEN,
-    PowerSignal, RESET_PORT, RESET_VALUE, SERIAL_PORTS_LEN, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT,
-    SLEEP_TYPE_S5, SavedDevice, SerialPort,
+    POWER_RESTORED, PowerSignal, RESET_PORT, RESET_VALUE, SERIAL_PORTS_LEN, SLEEP_CONTROL_PORT,
+    SLEEP_STATUS_PORT, SLEEP_TYPE_S5, SavedDevice, SerialPort,
 };
 use nvvmm_snapshot::{Resource, ask_for};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -21,7 +21,7 @@ use super::error::host;
 use super::slots;
 use super::{Interrupter, MachineError, Result};
 use crate::arch::boot::acpi::{AcpiDevice, PowerRegisters};
-use crate::arch::boot::layout::{virtio_gsi, virtio_mmio_gpa};
+use crate::arch::boot::layout::{IDENTITY, virtio_gsi, virtio_mmio_gpa};
 use crate::kvm::KvmVm;
 use crate::memory::GuestMemory;
 use crate::spec::VmSpec;
@@ -38,6 +38,7 @@ pub(super) const POWER_REGISTERS: PowerRegisters = PowerRegisters {
     reset_value: RESET_VALUE,
     events_port: POWER_EVENTS_PORT as u16,
     button_pressed: POWER_BUTTON_PRESSED,
+    restored: POWER_RESTORED,
     gsi: POWER_IRQ,
 };
 
@@ -58,6 +59,8 @@ pub(super) struct Board {
     pub(super) console: Arc<Mutex<Console>>,
     /// The pmem devices, in the order of the spec: the slot of each, and what is behind it.
     pub(super) pmem: Vec<(u8, Arc<PmemBacking>)>,
+    /// Saved behind the devices, if the guest has it. It has nothing to pause.
+    pub(super) identity: Mutex<Identity>,
 }
 
 /// A board with its connections: the buses go to the vCPU threads, the subscribers to the event
@@ -155,6 +158,7 @@ pub(super) fn build(
             power_registers,
             console,
             pmem: parts.pmem,
+            identity: Mutex::new(Identity::absent(IDENTITY)),
         },
         ports,
         mmio,
@@ -240,7 +244,10 @@ impl Board {
     }
 
     pub(super) fn save(&self) -> Result<Vec<SavedDevice>> {
-        self.each(|device| device.save())
+        let mut saved = self.each(|device| device.save())?;
+        let identity = self.identity.lock();
+        saved.extend(identity.unwrap_or_else(PoisonError::into_inner).save()?);
+        Ok(saved)
     }
 
     /// Gives each device of a machine that has run the state of an earlier moment. Input of the
@@ -256,7 +263,14 @@ impl Board {
 
     /// Gives each device its state. All of the state must be used, and all devices must have one.
     pub(super) fn restore(&self, saved: &[SavedDevice]) -> Result<()> {
-        let mut left: Vec<&SavedDevice> = saved.iter().collect();
+        let (identity, mut left): (Vec<_>, Vec<_>) =
+            { saved.iter() }.partition(|saved| Identity::is_state(saved));
+        if let [_, second, ..] = identity[..] {
+            left.push(second);
+        }
+        let own = self.identity.lock();
+        own.unwrap_or_else(PoisonError::into_inner)
+            .restore(identity.first().copied())?;
         for device in &self.devices {
             let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
             let found = left

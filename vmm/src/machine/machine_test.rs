@@ -46,13 +46,14 @@ fn out(port: u16, value: u8) -> Vec<u8> {
     vec![0x66, 0xba, low, high, 0xb0, value, 0xee, 0xeb, 0xfe]
 }
 
-/// A flat guest of `code`.
-fn program(code: &[u8]) -> Vec<u8> {
+/// A flat guest of `code`, with the flags of its note.
+fn program(code: &[u8], flags: u8) -> Vec<u8> {
     let mut note = Vec::new();
     [6u32, 8, 1]
         .iter()
         .for_each(|word| note.extend(word.to_le_bytes()));
-    note.extend(b"nvvmm\0\0\0\x01\0\0\0\0\0\0\0");
+    note.extend(b"nvvmm\0\0\0\x01\0\0\0");
+    note.extend([flags, 0, 0, 0]);
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
     [CODE, 64, 0]
         .iter()
@@ -102,7 +103,7 @@ impl Bench {
     fn new(code: &[u8], vcpus: u8) -> Bench {
         let dir = tempfile::tempdir().unwrap();
         let kernel = dir.path().join("guest");
-        fs::write(&kernel, program(code)).unwrap();
+        fs::write(&kernel, program(code, 0)).unwrap();
         let spec = VmSpec::builder(kernel)
             .vcpus(vcpus)
             .memory_bytes(2 << 20)
@@ -585,5 +586,7 @@ fn machines_that_cannot_be_are_refused() {
     }
 }
 
+#[path = "identity_test.rs"]
+mod identity_test;
 #[path = "rewind_test.rs"]
 mod rewind_test;

@@ -16,6 +16,7 @@ mod error;
 mod event_thread;
 mod events;
 mod gate;
+mod identity;
 mod rewind;
 mod slots;
 mod vcpu;

@@ -48,6 +48,6 @@ impl Machine {
         self.shared.events.forget();
         self.note_kind(state);
         *self.shared.first_entry() = None;
-        Ok(())
+        self.renew_identity()
     }
 }

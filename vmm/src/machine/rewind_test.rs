@@ -4,14 +4,14 @@ use super::*;
 use crate::sys::address_range::AddressRange;
 
 /// A machine at a moment, with its memory.
-struct Moment {
+pub(super) struct Moment {
     state: MachineStateV1,
     memory: Vec<u8>,
 }
 
 impl Rig {
     /// The machine as it is now. It stands still then.
-    fn moment(&self) -> Moment {
+    pub(super) fn moment(&self) -> Moment {
         let state = self.save();
         let mut memory = vec![0; 2 << 20];
         let ram = self.ram.memory();
@@ -20,19 +20,19 @@ impl Rig {
     }
 
     /// Takes the machine back. It stands still.
-    fn go_back(&self, moment: &Moment) {
+    pub(super) fn go_back(&self, moment: &Moment) {
         self.machine.check_rewind(&moment.state).unwrap();
         let ram = self.ram.memory();
         ram.write_slice(&moment.memory, GuestAddress(0)).unwrap();
         self.machine.rewind(&moment.state).unwrap();
     }
 
-    fn go_on(&self) {
+    pub(super) fn go_on(&self) {
         self.machine.resume_devices().unwrap();
         self.machine.resume_vcpus(Hold::Pause);
     }
 
-    fn stand_still(&self) {
+    pub(super) fn stand_still(&self) {
         self.machine.pause_vcpus(Hold::Pause).unwrap();
         self.machine.quiesce_devices().unwrap();
     }

@@ -27,7 +27,7 @@ use crate::{
     checkpoint::{
         Cleaner, Digests, blob::SavedVm, phases::Phases, report::GuestClock, report::RestoreReport,
     },
-    control::VmOrigin,
+    control::{TimeOfDay, VmOrigin},
     cow::{self, Budget, CowEngine, FaultThread, PrivateEngine, RedirectEngine},
     disk::{self, DiskUser, DisksFrom},
     error::ErrorKind,
@@ -75,7 +75,7 @@ struct Restoring {
     console: ConsoleStreams,
     /// Notes for the report.
     notes: Vec<String>,
-    step_clock: bool,
+    time_of_day: TimeOfDay,
 }
 
 /// A machine that is built for a snapshot, but does not have its state yet.
@@ -93,14 +93,14 @@ pub(super) struct Prepared {
     once: bool,
     prefault: bool,
     notes: Vec<String>,
-    step_clock: bool,
+    time_of_day: TimeOfDay,
 }
 
 impl Prepared {
     /// Has the restore begin now, for its report: the machine was built ahead of it.
-    pub fn begin_now(&mut self, step_clock: bool) {
+    pub fn begin_now(&mut self, time_of_day: TimeOfDay) {
         (self.started, self.phases) = (Instant::now(), Phases::begin());
-        self.step_clock = step_clock;
+        self.time_of_day = time_of_day;
     }
 }
 
@@ -178,9 +178,13 @@ impl Builder<'_> {
         &self,
         read: ReadSnapshot,
         spec: VmSpec,
+        time_of_day: TimeOfDay,
         console: ConsoleStreams,
     ) -> Result<RunningVm, VmError> {
-        let restore = RestoreOptions::from(read.entry.name.as_str());
+        let restore = RestoreOptions {
+            time_of_day,
+            ..RestoreOptions::from(read.entry.name.as_str())
+        };
         disk::rewind(self.opened(&spec)?.open_disks(), read.entry.id)?;
         let how = Restoring {
             spec,
@@ -188,7 +192,7 @@ impl Builder<'_> {
             prefault: false,
             console,
             notes: Vec::new(),
-            step_clock: false,
+            time_of_day,
         };
         let (vm, slept_ns) = self.restore_read(read, (Instant::now(), Phases::begin()), how)?;
         self.tell(&restore, slept_ns)?;
@@ -227,7 +231,7 @@ impl Builder<'_> {
             once: restore.once,
             prefault: restore.prefault,
             console,
-            step_clock: restore.step_clock,
+            time_of_day: restore.time_of_day,
         };
         self.prepare(read, (started, phases), how)
     }
@@ -259,7 +263,7 @@ impl Builder<'_> {
             prefault,
             console,
             notes,
-            step_clock,
+            time_of_day,
         } = how;
         let files = self.opened(&spec)?;
         if files.are_disks_foreign() {
@@ -285,7 +289,7 @@ impl Builder<'_> {
             once,
             prefault,
             notes,
-            step_clock,
+            time_of_day,
             machine,
             faults,
             engine,
@@ -304,16 +308,12 @@ impl Builder<'_> {
             once,
             prefault,
             notes,
-            step_clock,
+            time_of_day,
             machine,
             faults,
             engine,
         } = prepared;
-        let clock = match step_clock {
-            false => GuestClock::Kept,
-            true if had_vsock_driver(&saved) => GuestClock::NotSet,
-            true => GuestClock::NoAgent,
-        };
+        let clock = guest_clock(time_of_day, &saved);
         let slept_ns = slept_ns(&saved, &entry);
         let files = self.opened(&spec)?;
         let restored = phases.run("RestoreState", || {
@@ -497,7 +497,7 @@ pub(super) fn tell(
         },
         slept_ns,
         host_time_ns: unix_ns_now(),
-        step_clock: restore.step_clock,
+        step_clock: restore.time_of_day != TimeOfDay::Keep,
         seed,
     }));
     Ok(())
@@ -528,6 +528,18 @@ fn consume(
     let rest = consumed.rest;
     engine.take_over(consumed).map_err(cow_error)?;
     Ok(rest)
+}
+
+/// State of the guest's clock when it is restored. A guest of the flat protocol has none.
+pub(super) fn guest_clock(time_of_day: TimeOfDay, saved: &SavedVm) -> GuestClock {
+    let has_clock = || !{ saved.machine.kvm.vcpus.first() }.is_some_and(crate::arch::is_flat);
+    match time_of_day {
+        TimeOfDay::Keep => GuestClock::Kept,
+        TimeOfDay::StepAwaited if had_vsock_driver(saved) => GuestClock::NotSet,
+        TimeOfDay::Step if had_vsock_driver(saved) => GuestClock::Expected,
+        TimeOfDay::Step if !has_clock() => GuestClock::Kept,
+        TimeOfDay::Step | TimeOfDay::StepAwaited => GuestClock::NoAgent,
+    }
 }
 
 /// True if a driver of the guest worked with the vsock device: without it no agent is reached.

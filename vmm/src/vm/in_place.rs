@@ -125,6 +125,7 @@ pub(super) fn rewind(
             Outcome::Lost(Box::new(Rewinding {
                 read: ReadSnapshot::read(vm.holder.pool(), supervisor.name(), &snapshot),
                 spec: vm.spec.clone(),
+                time_of_day: wanted.request.time_of_day(),
                 paused: vm.machine.is_held(Hold::Pause),
                 asker: wanted.asker.clone().to(&snapshot),
             }))
@@ -283,13 +284,19 @@ impl Attempt {
         phases
             .run("SetState", || vm.machine.rewind(&saved.machine))
             .map_err(|error| lost(machine_error(error)))?;
-        self.note(operation, &entry, phases);
+        let clock = build::guest_clock(self.request.time_of_day(), &saved);
+        self.note(operation, &entry, clock, phases);
         match &self.agent {
             None => Ok(()),
             Some(agent) => {
-                let restore = RestoreOptions::from(name.as_str());
+                let restore = RestoreOptions {
+                    time_of_day: self.request.time_of_day(),
+                    ..RestoreOptions::from(name.as_str())
+                };
                 let slept_ns = build::slept_ns(&saved, &entry);
-                build::tell(agent, self.supervisor.name(), &restore, slept_ns).map_err(lost)
+                build::tell(agent, self.supervisor.name(), &restore, slept_ns).map_err(lost)?;
+                self.supervisor.clock_is_open();
+                Ok(())
             }
         }
     }
@@ -321,7 +328,13 @@ impl Attempt {
     }
 
     /// Notes what the VM is now.
-    fn note(&self, operation: &mut Operation, entry: &SnapshotEntry, phases: &Phases) {
+    fn note(
+        &self,
+        operation: &mut Operation,
+        entry: &SnapshotEntry,
+        clock: GuestClock,
+        phases: &Phases,
+    ) {
         let vm = &*self.vm;
         operation.base = Some(entry.id);
         vm.seen().taken.clear();
@@ -333,7 +346,7 @@ impl Attempt {
             frames_mapped: entry.frames_mapped,
             once: false,
             prefault: false,
-            clock: GuestClock::Kept,
+            clock,
             notes: Vec::new(),
         };
         let origin = VmOrigin::Snapshot {

@@ -334,9 +334,14 @@ impl Next {
             Next::Start(source) => Ok((builder.build(&source, console).and_then(started)?, None)),
             Next::Rewind(rewinding) => {
                 let Rewinding {
-                    read, spec, asker, ..
+                    read,
+                    spec,
+                    time_of_day,
+                    asker,
+                    ..
                 } = *rewinding;
-                let built = read.and_then(|read| builder.build_back(read, spec, console));
+                let back = |read| builder.build_back(read, spec, time_of_day, console);
+                let built = read.and_then(back);
                 match built.and_then(started) {
                     Ok(vm) => Ok((vm, Some(asker))),
                     Err(error) => Err(asker.failed(builder.name, &error)),

@@ -13,7 +13,7 @@ use nvvmm_devices::{ConsoleStreams, HostSocket};
 
 use super::{BootChoice, VmError};
 use crate::{
-    control::SandboxStatus,
+    control::{SandboxStatus, TimeOfDay},
     cow::Techniques,
     disk::DisksFrom,
     spec::{DiskSpec, VmSpec, files::OpenedFiles},
@@ -175,8 +175,8 @@ pub struct RestoreOptions {
     pub once: bool,
     /// Fills the page tables before the guest runs.
     pub prefault: bool,
-    /// Has the agent in the guest set the guest's time of day to the host's.
-    pub step_clock: bool,
+    /// The guest's time of day. By default the agent in the guest sets it to the host's.
+    pub time_of_day: TimeOfDay,
     /// Takes the disks as they are, also if they were written after the snapshot. The guest's file
     /// systems on them may break. Without this, such a restore is refused.
     pub stale_disks: bool,

@@ -17,7 +17,7 @@ use std::{
 use super::{VmError, reading::ReadSnapshot, running::RunningVm, supervisor::Supervisor};
 use crate::{
     checkpoint::phases::micros,
-    control::RewindRequest,
+    control::{RewindRequest, TimeOfDay},
     error::ErrorKind,
     machine::Hold,
     ring::{Member, RewindReport},
@@ -36,6 +36,8 @@ pub(super) struct Rewinding {
     pub read: Result<ReadSnapshot, VmError>,
     /// The VM's machine. It keeps its files: those that the snapshot names are not opened.
     pub spec: VmSpec,
+    /// The guest's time of day afterwards.
+    pub time_of_day: TimeOfDay,
     /// The VM was paused, and is to be.
     pub paused: bool,
     pub asker: Asker,
@@ -151,10 +153,13 @@ impl Supervisor {
         request: &RewindRequest,
     ) -> Result<(String, bool), VmError> {
         match request {
-            RewindRequest::To { name, stale_disks } => Ok((name.clone(), *stale_disks)),
+            RewindRequest::To {
+                name, stale_disks, ..
+            } => Ok((name.clone(), *stale_disks)),
             RewindRequest::Back {
                 checkpoints,
                 stale_disks,
+                ..
             } => {
                 let members = Member::all(vm.holder.pool(), self.name())?;
                 let members = self.own_checkpoints(vm, members)?;
@@ -220,6 +225,7 @@ impl RunningVm {
         Ok(Rewinding {
             read: Ok(read),
             spec: self.spec.clone(),
+            time_of_day: wanted.request.time_of_day(),
             paused,
             asker: wanted.asker.clone().to(snapshot),
         })

@@ -179,10 +179,10 @@ impl StandingBy<'_> {
         mut prepared: Prepared,
         builder: &Builder<'_>,
     ) -> Result<RunningVm, VmError> {
-        prepared.begin_now(request.step_clock);
+        prepared.begin_now(request.time_of_day);
         let (vm, slept_ns) = builder.finish(prepared)?;
         let restore = RestoreOptions {
-            step_clock: request.step_clock,
+            time_of_day: request.time_of_day,
             ..self.restore.clone()
         };
         builder.tell(&restore, slept_ns)?;

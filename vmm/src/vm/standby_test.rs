@@ -1,6 +1,7 @@
 use std::thread;
 
 use super::*;
+use crate::control::TimeOfDay;
 
 fn request() -> TakeRequest {
     TakeRequest {
@@ -9,7 +10,7 @@ fn request() -> TakeRequest {
         snapshot: "base".into(),
         name: "web".into(),
         console: None,
-        step_clock: false,
+        time_of_day: TimeOfDay::Step,
         paused: false,
     }
 }

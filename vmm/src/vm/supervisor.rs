@@ -265,6 +265,11 @@ impl Supervisor {
         *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock);
     }
 
+    /// The VM was rewound: its agent is to set the guest's clock anew.
+    pub fn clock_is_open(&self) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// State of the guest's clock, which was `at_first` when it was restored.
     fn clock(&self, at_first: GuestClock) -> GuestClock {
         let told = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);

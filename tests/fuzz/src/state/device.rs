@@ -3,17 +3,23 @@
 use std::sync::Arc;
 
 use nvvmm_devices::{
-    AcpiPower, BusDevice, ConsoleOut, CountingIrq, Device, PowerSignal, SavedDevice, SerialPort,
+    AcpiPower, BusDevice, ConsoleOut, CountingIrq, Device, Generation, Identity, IdentityPlaces,
+    PowerSignal, SavedDevice, SerialPort,
 };
 
 use crate::devices::virtio::{Kind, Machine, memory};
 
 /// Kinds of devices that a machine saves, each with an instance.
-pub(super) const KINDS: [(&str, &str); 3] = [
+pub(super) const KINDS: [(&str, &str); 4] = [
     ("virtio-mmio", "dev0"),
     ("serial", "com1"),
     ("acpi-power", "power0"),
+    ("identity", "identity0"),
 ];
+const IDENTITY_PLACES: IdentityPlaces = IdentityPlaces {
+    generation_id: 0x10,
+    clock_page: 0x1000,
+};
 const VIRTIO: [Kind; 6] = [
     Kind::Rng,
     Kind::Disk { read_only: false },
@@ -57,6 +63,16 @@ pub(super) fn restore(saved: &SavedDevice) {
         "serial" => {
             if let Some(mut port) = restored(|| serial(&saved.instance), saved) {
                 access_all(&mut port, 8, 1);
+            }
+        }
+        "identity" => {
+            let mut identity = Identity::absent(IDENTITY_PLACES);
+            if identity.restore(Some(saved)).is_ok() {
+                let saved = identity.save().expect("save");
+                (identity.restore(saved.as_ref())).expect("restoring what was saved");
+                assert_eq!(identity.save().expect("save"), saved);
+                let renewed = identity.renew(&*memory(), &Generation::default());
+                renewed.expect("new values");
             }
         }
         "acpi-power" => {

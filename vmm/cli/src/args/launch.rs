@@ -6,6 +6,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 use nvvmm::OnReboot;
+use nvvmm::control::TimeOfDay;
 use nvvmm::spec::DiskSpec;
 
 use super::PoolOption;
@@ -110,11 +111,13 @@ pub struct RestoreArguments {
     /// Fill the page tables before the guest runs: it starts later, and then has fewer page faults
     #[arg(long)]
     pub prefault: bool,
-    /// Time of day in the guest: keep goes on from the time of the snapshot; step has the
-    /// nvvmm-agent in the guest set it to the time of the host. The command waits up to 5 seconds
-    /// for the agent, and prints a warning if the clock is not set by then
-    #[arg(long, value_enum, default_value = "keep")]
-    pub clock: ClockChoice,
+    /// Time of day in the guest: step, the default, has the nvvmm-agent in the guest set it to the
+    /// time of the host; keep goes on from the time of the snapshot
+    ///
+    /// Nobody waits for the agent by default. With --clock step the command waits up to 5 seconds
+    /// for it, and prints a warning if the clock is not set by then.
+    #[arg(long, value_enum)]
+    pub clock: Option<ClockChoice>,
     /// Restart the process of a process snapshot in the guest of this VM. The VM must use the same
     /// pool, and its guest must run nvvmm-agent
     ///
@@ -272,6 +275,17 @@ impl From<RebootChoice> for OnReboot {
         match choice {
             RebootChoice::Restart => Self::Restart,
             RebootChoice::Exit => Self::Exit,
+        }
+    }
+}
+
+impl RestoreArguments {
+    /// The guest's time of day.
+    pub fn time_of_day(&self) -> TimeOfDay {
+        match self.clock {
+            None => TimeOfDay::Step,
+            Some(ClockChoice::Step) => TimeOfDay::StepAwaited,
+            Some(ClockChoice::Keep) => TimeOfDay::Keep,
         }
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use nvvmm_snapshot::Durability;
 
-use super::JsonFlag;
+use super::{ClockChoice, JsonFlag};
 use crate::completion;
 use crate::{values, whole_number};
 
@@ -107,6 +107,10 @@ pub struct RewindArguments {
     /// Go back even if a disk was written since: file systems on it may break
     #[arg(long)]
     pub stale_disks: bool,
+    /// Time of day in the guest: step has the nvvmm-agent in the guest set it to the time of the
+    /// host; keep goes on from the time of the checkpoint
+    #[arg(long, value_enum, default_value = "step")]
+    pub clock: ClockChoice,
     /// The form of the output.
     #[command(flatten)]
     pub json: JsonFlag,

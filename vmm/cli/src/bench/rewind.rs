@@ -91,6 +91,7 @@ fn in_place(pool: &BenchPool, size: u64, seen: &mut Seen) -> Result<u64, VmError
     let back = || RewindRequest::To {
         name: SNAPSHOT.into(),
         stale_disks: false,
+        keep_clock: true,
     };
     let mut frames_verified = 0;
     console.ask(&write(size))?;

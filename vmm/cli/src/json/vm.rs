@@ -334,11 +334,12 @@ pub struct Restore {
     once: bool,
     /// True if page tables were filled first (--prefault).
     prefault: bool,
-    /// Time of day in the guest (--clock): kept as it was, set to the host's, or not set because
-    /// no agent has answered yet, no agent was there, or the agent failed.
+    /// Time of day in the guest (--clock): kept as it was, set to the host's, expected to be set
+    /// when an agent answers, or not set because no agent that was waited for has answered yet, no
+    /// agent was there, or the agent failed.
     #[cfg_attr(
         test,
-        schemars(extend("enum" = ["kept", "set", "not-set", "no-agent", "failed"]))
+        schemars(extend("enum" = ["kept", "set", "expected", "not-set", "no-agent", "failed"]))
     )]
     clock: String,
     /// Notes, for example about disks that could not be checked.

@@ -27,7 +27,7 @@ pub fn set_entry(fd: &VcpuFd, index: usize, entry: Entry) -> Result<()> {
             let initial = fd.get_sregs().map_err(op("reading its system registers"))?;
             (registers::linux_regs(rip), registers::linux_sregs(initial))
         }
-        Entry::Flat { rip } => {
+        Entry::Flat { rip, .. } => {
             let initial = fd.get_sregs().map_err(op("reading its system registers"))?;
             let cpuid = fd
                 .get_cpuid2(KVM_MAX_CPUID_ENTRIES)

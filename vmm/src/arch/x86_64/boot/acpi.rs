@@ -1,6 +1,7 @@
 //! ACPI tables of the machine (ACPI 6.5), hardware-reduced: no PM timer, no SCI, no legacy
 //! controllers. RSDP, XSDT, FADT, MADT, DSDT. The power button is a control method one, whose
-//! presses a generic event device reports (ACPI 6.5, section 5.6.9).
+//! presses a generic event device reports (ACPI 6.5, section 5.6.9). That device also tells of
+//! another generation: its identifier (VMGenID) and the VMClock page are devices in memory.
 //!
 //! There is no MCFG and no PCI root in the DSDT: a guest finds neither PCI bus nor slots to scan.
 //! virtio-mmio devices are `LNRO0005`, which stock Linux kernels know.
@@ -14,11 +15,13 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, aml};
+use nvvmm_devices::CLOCK_PAGE_BYTES;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::error::at;
 use super::layout::{
-    ACPI, ACPI_END, IOAPIC, LOCAL_APIC, VIRTIO_MMIO_SIZE_BYTES, virtio_gsi, virtio_mmio_gpa,
+    ACPI, ACPI_END, IDENTITY, IOAPIC, LOCAL_APIC, VIRTIO_MMIO_SIZE_BYTES, virtio_gsi,
+    virtio_mmio_gpa,
 };
 use super::{BootError, Result};
 
@@ -57,6 +60,8 @@ pub struct PowerRegisters {
     pub events_port: u16,
     /// Bit of it: the power button was pressed.
     pub button_pressed: u8,
+    /// Bit of it: the guest was restored or rewound.
+    pub restored: u8,
     /// Global system interrupt of events.
     pub gsi: u32,
 }
@@ -82,7 +87,7 @@ pub fn write<M: GuestMemoryBackend>(memory: &M, vcpus: u8, parts: &AcpiParts) ->
         return Err(BootError::DoesNotFit {
             what: "the ACPI tables".into(),
             size_bytes: bytes.len() as u64,
-            why: "there is room for 128 KiB".into(),
+            why: "there is room for 56 KiB".into(),
         });
     }
     memory
@@ -161,7 +166,8 @@ fn dsdt(parts: &AcpiParts) -> Sdt {
     let s5 = [parts.power.s5_type, 0, 0, 0];
     let s5: Vec<&dyn Aml> = s5.iter().map(|byte| byte as &dyn Aml).collect();
     aml::Name::new("_S5_".into(), &aml::Package::new(s5)).to_aml_bytes(&mut aml_bytes);
-    append_power_button(&mut aml_bytes, &parts.power);
+    append_identity(&mut aml_bytes);
+    append_events(&mut aml_bytes, &parts.power);
     let serial = parts.serial;
     let io = aml::IO::new(serial.base as u16, serial.base as u16, 1, 8);
     append_device(
@@ -190,8 +196,34 @@ fn dsdt(parts: &AcpiParts) -> Sdt {
     dsdt
 }
 
-/// Appends the power button, and the event device that reads the event register and tells of it.
-fn append_power_button(aml_bytes: &mut Vec<u8>, power: &PowerRegisters) {
+/// Appends the devices by which a guest tells its copies apart (Microsoft, "Virtual Machine
+/// Generation ID"; UAPI.13 VMClock). Linux knows the first by `VMGENCTR` and by the compatible id,
+/// the second by `AMZNC10C`, later by both.
+fn append_identity(aml_bytes: &mut Vec<u8>) {
+    let named = |name: &str, text: &'static str| aml::Name::new(name.into(), &text);
+    let status = aml::Name::new("_STA".into(), &0x0fu8);
+
+    let (id, compatible) = (named("_HID", "VMGENCTR"), named("_CID", "VM_Gen_Counter"));
+    let described = named("_DDN", "VM_Gen_Counter");
+    // The halves of the address.
+    let (low, high) = (IDENTITY.generation_id as u32, aml::ZERO);
+    let address = aml::Name::new("ADDR".into(), &aml::Package::new(vec![&low, &high]));
+    let parts: Vec<&dyn Aml> = vec![&id, &compatible, &described, &status, &address];
+    let generation_id = aml::Device::new("VGEN".into(), parts);
+
+    let (id, compatible) = (named("_HID", "AMZNC10C"), named("_CID", "VMCLOCK"));
+    let described = named("_DDN", "VMCLOCK");
+    let page_bytes = CLOCK_PAGE_BYTES as u32;
+    let page = aml::Memory32Fixed::new(false, IDENTITY.clock_page as u32, page_bytes);
+    let resources = aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(vec![&page]));
+    let parts: Vec<&dyn Aml> = vec![&id, &compatible, &described, &status, &resources];
+    let clock = aml::Device::new("VCLK".into(), parts);
+    aml::Scope::new("_SB_".into(), vec![&generation_id, &clock]).to_aml_bytes(aml_bytes);
+}
+
+/// Appends the power button, and the event device that reads the event register and tells of it,
+/// and of another generation.
+fn append_events(aml_bytes: &mut Vec<u8>, power: &PowerRegisters) {
     let port = power.events_port;
     let space = aml::OpRegionSpace::SystemIO;
     let region = aml::OpRegion::new("PWRR".into(), space, &port, &1u8);
@@ -210,10 +242,15 @@ fn append_power_button(aml_bytes: &mut Vec<u8>, power: &PowerRegisters) {
     let (events, read_register) = (aml::Local(0), aml::Path::new("PWRE"));
     let read = aml::Store::new(&events, &read_register);
     let is_pressed = aml::And::new(&aml::Local(1), &events, &power.button_pressed);
-    let (object, pressed) = (aml::Path::new("PWRB"), 0x80u8);
-    let notify = aml::Notify::new(&object, &pressed);
+    let (object, changed) = (aml::Path::new("PWRB"), 0x80u8);
+    let notify = aml::Notify::new(&object, &changed);
     let tell = aml::If::new(&is_pressed, vec![&notify]);
-    let handle = aml::Method::new("_EVT".into(), 1, true, vec![&read, &tell]);
+    let is_restored = aml::And::new(&aml::Local(1), &events, &power.restored);
+    let (generation_id, clock) = (aml::Path::new("VGEN"), aml::Path::new("VCLK"));
+    let notify_generation = aml::Notify::new(&generation_id, &changed);
+    let notify_clock = aml::Notify::new(&clock, &changed);
+    let renew = aml::If::new(&is_restored, vec![&notify_generation, &notify_clock]);
+    let handle = aml::Method::new("_EVT".into(), 1, true, vec![&read, &tell, &renew]);
     let hid = aml::Name::new("_HID".into(), &"ACPI0013");
     let interrupt = aml::Interrupt::new(true, true, false, false, power.gsi);
     let resources = aml::ResourceTemplate::new(vec![&interrupt]);

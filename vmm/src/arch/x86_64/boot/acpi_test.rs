@@ -12,6 +12,7 @@ const POWER: PowerRegisters = PowerRegisters {
     reset_value: 1,
     events_port: 0x603,
     button_pressed: 1,
+    restored: 2,
     gsi: 3,
 };
 
@@ -180,6 +181,27 @@ fn the_dsdt_tells_of_the_power_button() {
     assert!(has(&[b"\x86PWRB".as_slice(), &[0x0a, 0x80]].concat()));
     // _HID of the button: EISAID "PNP0C0C".
     assert!(has(&[0x41, 0xd0, 0x0c, 0x0c]));
+}
+
+#[test]
+fn the_dsdt_names_generation_and_clock_as_kernels_look_for_them() {
+    let bytes = build(1, &[]);
+    let dsdt = walk(&bytes).1;
+    let has = |needle: &[u8]| dsdt.windows(needle.len()).any(|window| window == needle);
+    for id in ["VMGENCTR", "VM_Gen_Counter", "AMZNC10C", "VMCLOCK"] {
+        assert!(has(&[&[0x0d], id.as_bytes(), &[0]].concat()), "{id}");
+    }
+    // ADDR: a package of two numbers.
+    let address = [0x12, 8, 2, 0x0c, 0x00, 0xe0, 0x0e, 0x00, 0x00];
+    assert!(has(&[b"\x08ADDR".as_slice(), &address].concat()));
+    // Memory32Fixed: read-only, one page.
+    assert!(has(&[0x86, 9, 0, 0, 0, 0xf0, 0x0e, 0, 0, 0x10, 0, 0]));
+    // Notify (VGEN, 0x80), Notify (VCLK, 0x80), one after the other.
+    assert!(has(b"\x86VGEN\x0a\x80\x86VCLK\x0a\x80"));
+    // For a look by a disassembler: NVVMM_TEST_DSDT=FILE.
+    if let Some(path) = std::env::var_os("NVVMM_TEST_DSDT") {
+        std::fs::write(path, dsdt).unwrap();
+    }
 }
 
 #[test]

@@ -11,6 +11,8 @@ use super::{BootError, BootParts, Entry, Result, paging};
 const NOTE_OWNER: &[u8] = b"nvvmm";
 const NOTE_KIND: u32 = 1;
 const VERSION: u32 = 1;
+/// Flag of a guest that has the memory of [`super::layout::IDENTITY`].
+const HAS_IDENTITY: u32 = 1 << 0;
 const VCPUS_MAX: u8 = 8;
 /// "NVVMFLT1".
 const BOOT_BLOCK_MAGIC: u64 = 0x3154_4c46_4d56_564e;
@@ -26,17 +28,24 @@ const TSS_BITMAP_OFFSET_AT: u64 = 0x66;
 const TSS_BITMAP_OFFSET: u16 = 0x68;
 const TSS_BITMAP_END_AT: u64 = 0x2068;
 
-/// The program has a flat note.
+/// What a program's flat note says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FlatNote {
+    /// The guest looks at the memory by which copies are told apart.
+    pub(super) has_identity: bool,
+}
+
+/// Reads the program's flat note, if it has one.
 ///
 /// # Errors
 /// [`BootError::NotAKernel`] for one of another version or with unknown flags.
-pub(super) fn is_flat(program: &Program) -> Result<bool> {
+pub(super) fn note(program: &Program) -> Result<Option<FlatNote>> {
     let Some(note) = program
         .notes
         .iter()
         .find(|note| note.owner == NOTE_OWNER && note.kind == NOTE_KIND)
     else {
-        return Ok(false);
+        return Ok(None);
     };
     let words: Vec<u32> = note
         .desc
@@ -44,10 +53,13 @@ pub(super) fn is_flat(program: &Program) -> Result<bool> {
         .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
         .collect();
     match words[..] {
-        [VERSION, 0] if note.desc.len() == 8 => Ok(true),
+        [VERSION, flags] if note.desc.len() == 8 && flags & !HAS_IDENTITY == 0 => {
+            let has_identity = flags & HAS_IDENTITY != 0;
+            Ok(Some(FlatNote { has_identity }))
+        }
         [version, flags] if note.desc.len() == 8 => Err(program.not_bootable(format!(
             "it is a flat guest of version {version} with flags {flags:#x}; this nvvmm knows \
-             version {VERSION} without flags"
+             version {VERSION} with flags up to {HAS_IDENTITY:#x}"
         ))),
         _ => {
             let bytes = note.desc.len();
@@ -61,6 +73,7 @@ pub(super) fn load<M: GuestMemoryBackend>(
     memory: &M,
     parts: &BootParts,
     mut program: Program,
+    note: FlatNote,
 ) -> Result<Entry> {
     if parts.initramfs.is_some() {
         return Err(BootError::LinuxOnly("an initramfs"));
@@ -96,5 +109,8 @@ pub(super) fn load<M: GuestMemoryBackend>(
     };
     tss(TSS_BITMAP_OFFSET_AT, &TSS_BITMAP_OFFSET.to_le_bytes())?;
     tss(TSS_BITMAP_END_AT, &[0xff])?;
-    Ok(Entry::Flat { rip: program.entry })
+    Ok(Entry::Flat {
+        rip: program.entry,
+        has_identity: note.has_identity,
+    })
 }

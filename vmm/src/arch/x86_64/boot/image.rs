@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{Read, Seek};
 
 use super::elf::Program;
-use super::{BootError, Result, flat};
+use super::flat::{self, FlatNote};
+use super::{BootError, Result};
 use crate::spec::files::BootFile;
 
 /// A bootable file.
@@ -14,7 +15,7 @@ pub(super) enum Image {
     /// A Linux ELF image.
     Vmlinux(Program),
     /// A flat guest.
-    Flat(Program),
+    Flat(Program, FlatNote),
 }
 
 /// Offset of a bzImage's magic number, and the number ("HdrS").
@@ -37,11 +38,10 @@ pub(super) fn open(kernel: &BootFile) -> Result<Image> {
     file.rewind().map_err(read)?;
     if start.starts_with(b"\x7fELF") {
         let program = Program::open(kernel, file, metadata.len())?;
-        return if flat::is_flat(&program)? {
-            Ok(Image::Flat(program))
-        } else {
-            Ok(Image::Vmlinux(program))
-        };
+        return Ok(match flat::note(&program)? {
+            Some(note) => Image::Flat(program, note),
+            None => Image::Vmlinux(program),
+        });
     }
     if start
         .get(BZIMAGE_MAGIC_AT..)

@@ -9,13 +9,17 @@
 //! | `0x8000` | `0xe000` | page tables: PML4, PDPT, four PDs (flat guest: see below) |
 //! | `0x2_0000` | `0x3_0000` | command line (Linux) |
 //! | `0x9_fc00` | `0xa_0000` | not RAM for Linux: where a PC's BIOS keeps its data area |
-//! | `0xe_0000` | `0x10_0000` | ACPI tables, the RSDP first: an OS searches for it here |
+//! | `0xe_0000` | `0xe_e000` | ACPI tables, the RSDP first: an OS searches for it here |
+//! | `0xe_e000` | `0xe_f000` | the generation identifier (VMGenID) |
+//! | `0xe_f000` | `0xf_0000` | the VMClock page |
 //! | `0x10_0000` | | kernel |
 //! | `0xc000_0000` | `0x1_0000_0000` | no RAM: devices, IOAPIC, local APIC, KVM's own pages |
 //!
 //! A flat guest has a PD for each GiB of RAM, up to `0x8_a000` at most.
 //!
 //! virtio-mmio devices get one page each from `0xd000_0000` on, and GSIs from 5 on.
+
+use nvvmm_devices::{CLOCK_PAGE_BYTES, IdentityPlaces};
 
 /// GDT for the Linux entry.
 pub const GDT: u64 = 0x1000;
@@ -40,7 +44,14 @@ pub const LOWEST_RAM_END: u64 = 0x9_fc00;
 /// ACPI tables.
 pub const ACPI: u64 = 0xe_0000;
 /// End of the room for ACPI tables.
-pub const ACPI_END: u64 = 0x10_0000;
+pub const ACPI_END: u64 = 0xe_e000;
+/// Memory by which a guest tells its copies apart. A saved state implies these addresses.
+pub const IDENTITY: IdentityPlaces = IdentityPlaces {
+    generation_id: ACPI_END,
+    clock_page: ACPI_END + 0x1000,
+};
+/// End of that memory.
+pub const IDENTITY_END: u64 = IDENTITY.clock_page + CLOCK_PAGE_BYTES;
 /// Start of RAM above the BIOS area; kernels and programs go here or higher.
 pub const HIMEM: u64 = 0x10_0000;
 

@@ -10,7 +10,8 @@ use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemory
 use super::elf::Program;
 use super::error::at;
 use super::layout::{
-    ACPI, ACPI_END, CMDLINE, CMDLINE_SIZE_BYTES, GDT, HIMEM, LOWEST_RAM_END, ZERO_PAGE,
+    ACPI, ACPI_END, CMDLINE, CMDLINE_SIZE_BYTES, GDT, HIMEM, IDENTITY, IDENTITY_END,
+    LOWEST_RAM_END, ZERO_PAGE,
 };
 use super::{BootError, BootParts, Entry, Result, acpi, paging};
 use crate::spec::files::BootFile;
@@ -251,6 +252,7 @@ fn e820<M: GuestMemoryBackend>(memory: &M) -> Vec<boot_e820_entry> {
         entry(0, LOWEST_RAM_END, E820_RAM),
         entry(LOWEST_RAM_END, 0xa_0000, E820_RESERVED),
         entry(ACPI, ACPI_END, E820_ACPI),
+        entry(IDENTITY.generation_id, IDENTITY_END, E820_RESERVED),
     ];
     for region in memory.iter() {
         let start = region.start_addr().0;

@@ -28,6 +28,7 @@ const ACPI_PARTS: AcpiParts = AcpiParts {
         reset_value: 1,
         events_port: 0x603,
         button_pressed: 1,
+        restored: 2,
         gsi: 3,
     },
 };
@@ -230,7 +231,10 @@ fn a_flat_guest_gets_its_boot_block_tables_and_segments() {
         },
     )
     .unwrap();
-    assert_eq!(entry, Entry::Flat { rip: 0x20_0004 });
+    let rip = 0x20_0004;
+    let has_identity = false;
+    assert_eq!(entry, Entry::Flat { rip, has_identity });
+    assert!(!entry.has_identity());
     let block: [u64; 4] = memory.read_obj(GuestAddress(0x3000)).unwrap();
     assert_eq!(
         block,
@@ -401,6 +405,10 @@ fn the_memory_map_has_all_ram_and_no_hole() {
     ];
     assert_eq!(ram, expected);
     assert!(entries.contains(&(ACPI, ACPI_END - ACPI, 3)));
+    assert!(
+        entries.contains(&(0xe_e000, 0x2000, 2)),
+        "VMGenID and VMClock"
+    );
 }
 
 #[test]

@@ -54,7 +54,19 @@ pub enum Entry {
     Flat {
         /// First instruction.
         rip: u64,
+        /// The guest looks at the memory of [`layout::IDENTITY`].
+        has_identity: bool,
     },
+}
+
+impl Entry {
+    /// The guest has the memory of [`layout::IDENTITY`].
+    pub fn has_identity(self) -> bool {
+        match self {
+            Self::Linux { .. } => true,
+            Self::Flat { has_identity, .. } => has_identity,
+        }
+    }
 }
 
 /// Recognises a kernel. True for Linux, false for a flat guest.
@@ -64,7 +76,7 @@ pub enum Entry {
 pub fn is_linux(kernel: &BootFile) -> Result<bool> {
     Ok(match image::open(kernel)? {
         Image::Compressed(_) | Image::Vmlinux(_) => true,
-        Image::Flat(_) => false,
+        Image::Flat(..) => false,
     })
 }
 
@@ -78,6 +90,6 @@ pub fn load<M: GuestMemoryBackend>(memory: &M, parts: &BootParts) -> Result<Entr
     match image::open(parts.kernel)? {
         Image::Compressed(file) => linux::load_bzimage(memory, parts, file),
         Image::Vmlinux(program) => linux::load_vmlinux(memory, parts, program),
-        Image::Flat(program) => flat::load(memory, parts, program),
+        Image::Flat(program, note) => flat::load(memory, parts, program, note),
     }
 }
