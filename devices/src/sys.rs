@@ -330,6 +330,142 @@ impl Timer {
     }
 }
 
+/// A second descriptor of an open file, closed when another program is executed.
+///
+/// # Errors
+/// Nothing is open at `number`, or the process has too many open files.
+pub(crate) fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers; one at which nothing is open is refused.
+    let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Asks for the MTU of an interface (`linux/sockios.h`).
+const SIOCGIFMTU: libc::Ioctl = 0x8921;
+
+/// Request of a TAP device: `struct ifreq` with flags, or with the MTU, behind the name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct InterfaceRequest {
+    name: [u8; libc::IFNAMSIZ],
+    value: [u8; 24],
+}
+
+/// Name and flags (`IFF_*`) of a TAP device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TapFlags {
+    pub(crate) name: Vec<u8>,
+    pub(crate) flags: u16,
+}
+
+impl TapFlags {
+    fn request(&self) -> io::Result<InterfaceRequest> {
+        let mut request = InterfaceRequest::default();
+        // The last byte ends the name.
+        let room = request.name.len() - 1;
+        if self.name.is_empty() || self.name.len() > room {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        request.name[..self.name.len()].copy_from_slice(&self.name);
+        request.value[..2].copy_from_slice(&self.flags.to_ne_bytes());
+        Ok(request)
+    }
+
+    fn of(request: &InterfaceRequest) -> Self {
+        let name = request.name.split(|byte| *byte == 0).next();
+        Self {
+            name: name.unwrap_or_default().to_vec(),
+            flags: u16::from_ne_bytes([request.value[0], request.value[1]]),
+        }
+    }
+}
+
+fn interface_ioctl(
+    fd: RawFd,
+    command: libc::Ioctl,
+    request: &mut InterfaceRequest,
+) -> io::Result<()> {
+    // SAFETY: the commands that are given here read and write a `struct ifreq`, which has the
+    // length and the alignment of the live, exclusively borrowed `request`.
+    if unsafe { libc::ioctl(fd, command, std::ptr::from_mut(request)) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Makes an opening of `/dev/net/tun` a queue of a TAP device.
+///
+/// # Errors
+/// The name is no name, or the kernel refuses it.
+pub(crate) fn attach_tap(tun: &File, tap: &TapFlags) -> io::Result<()> {
+    interface_ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &mut tap.request()?)
+}
+
+/// Name and flags of the TAP device that `file` is a queue of.
+///
+/// # Errors
+/// The file is no queue of a TAP device.
+pub(crate) fn tap_flags(file: &File) -> io::Result<TapFlags> {
+    let mut request = InterfaceRequest::default();
+    interface_ioctl(file.as_raw_fd(), libc::TUNGETIFF, &mut request)?;
+    Ok(TapFlags::of(&request))
+}
+
+/// The MTU of an interface in the network namespace of `socket`, in bytes.
+///
+/// # Errors
+/// There is no such interface.
+pub(crate) fn interface_mtu(socket: &impl AsRawFd, tap: &TapFlags) -> io::Result<u32> {
+    let mut request = tap.request()?;
+    interface_ioctl(socket.as_raw_fd(), SIOCGIFMTU, &mut request)?;
+    let [a, b, c, d, ..] = request.value;
+    Ok(u32::from_ne_bytes([a, b, c, d]))
+}
+
+/// Has a queue of a TAP device be used, or not.
+///
+/// # Errors
+/// The kernel refuses it.
+pub(crate) fn use_tap_queue(queue: &File, used: bool) -> io::Result<()> {
+    let flags = match used {
+        true => libc::IFF_ATTACH_QUEUE,
+        false => libc::IFF_DETACH_QUEUE,
+    };
+    let mut request = InterfaceRequest::default();
+    request.value[..2].copy_from_slice(&(flags as u16).to_ne_bytes());
+    interface_ioctl(queue.as_raw_fd(), libc::TUNSETQUEUE, &mut request)
+}
+
+/// Sets the length of the header before each packet of a TAP device, in bytes.
+///
+/// # Errors
+/// The kernel refuses it.
+pub(crate) fn set_tap_header_bytes(tap: &File, bytes: libc::c_int) -> io::Result<()> {
+    // SAFETY: the command reads an int, which is live; the descriptor is open.
+    let set = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const bytes) };
+    if set < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Tells a TAP device what its packets may lack (`TUN_F_*`).
+///
+/// # Errors
+/// The kernel does not know one of these.
+pub(crate) fn set_tap_offloads(tap: &File, offloads: libc::c_uint) -> io::Result<()> {
+    let offloads = libc::c_ulong::from(offloads);
+    // SAFETY: the command takes a number; the descriptor is open.
+    if unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD, offloads) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// True when one of `events` (POLLIN, POLLOUT), an error or a hang-up comes on `fd` within
 /// `timeout`.
 ///

@@ -35,7 +35,7 @@ const LAYERS: &[Layers] = &[
             "sys",
             "stats",
             "error spec threads",
-            "disk",
+            "disk net",
         ],
     },
     Layers {

@@ -38,6 +38,7 @@ pub mod inspect;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod net;
 pub mod process;
 pub mod ring;
 pub mod spec;

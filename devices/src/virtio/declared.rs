@@ -6,6 +6,7 @@ use vm_memory::GuestMemory;
 
 use super::block::{BlockError, DiskBackend};
 use super::device::VirtioDevice;
+use super::net::NetPort;
 use super::pmem::{PmemBacking, PmemRange};
 use crate::host_socket::HostSocket;
 
@@ -44,6 +45,8 @@ pub struct DeviceHost {
     pub disks: std::vec::IntoIter<Arc<dyn DiskBackend>>,
     /// Places of the disks that the guest finds in memory, in their order.
     pub dax: std::vec::IntoIter<PmemRange>,
+    /// Places of the network cards that are still to be made, in their order.
+    pub nets: std::vec::IntoIter<Arc<NetPort>>,
     /// The host's side of the vsock device, if there is one.
     pub vsock: Option<Arc<HostSocket>>,
     /// Called when the guest's driver releases a pmem device.

@@ -13,6 +13,10 @@ use crate::lifecycle::{LifecycleError, SavedDevice};
 pub enum Served {
     /// The request was carried out; so many bytes of its writable buffers were written.
     Done(u32),
+    /// So many bytes of its writable buffers were written, and the request goes on in the next
+    /// chain of the ring. The driver sees all chains of a request at once. If the ring has too few
+    /// of them, [`VirtioDevice::take_back`] is called, and the chains are served again later.
+    Part(u32),
     /// The device cannot use the request yet. It stays in the ring, with all behind it, until the
     /// driver notifies the queue or [`VirtioDevice::take_wakes`] names the queue.
     NotYet,
@@ -53,6 +57,16 @@ pub trait VirtioDevice<Mem: GuestMemory>: Send {
     /// The request is so malformed that it has no room for an error status. The transport stops the
     /// device and asks the driver to reset it.
     fn serve(&mut self, queue_index: usize, chain: Chain, mem: &Mem) -> Result<Served, ChainError>;
+
+    /// The chains that were [`Served::Part`] of a request go back into the ring, which has no more
+    /// of them. `is_whole_ring` if they were all that the ring has room for.
+    fn take_back(&mut self, _queue_index: usize, _is_whole_ring: bool) {}
+
+    /// True, once, when a field of the configuration space changed without an access of the driver:
+    /// the driver is told.
+    fn take_config_change(&mut self) -> bool {
+        false
+    }
 
     /// A descriptor that is readable whenever something has happened on the host that the device
     /// acts on, without a request of the driver. It stays the same for the device's life.

@@ -10,8 +10,10 @@ mod declared;
 mod device;
 mod lifecycle;
 mod mmio;
+mod net;
 mod pmem;
 mod queue;
+mod rate;
 mod rng;
 mod state;
 mod vsock;
@@ -19,14 +21,20 @@ mod worker;
 
 pub use block::{
     Block, BlockError, BlockOptions, BlockStateV1, ContentStamp, DiskBackend, DiskError,
-    DiskLimits, DiskRate, DiskSource, DiskSpec, RawDisk, SECTOR_BYTES, Since,
+    DiskLimits, DiskSource, DiskSpec, RawDisk, SECTOR_BYTES, Since,
 };
 pub use chain::{Buffers, Chain, ChainError};
 pub use dax::{DaxDisk, DaxDiskStateV1};
 pub use declared::{DeviceError, DeviceHost, DeviceId, DeviceSpec};
 pub use device::{Served, VirtioDevice};
 pub use mmio::{MMIO_LEN, MmioTransport, QUEUE_NOTIFY_OFFSET, TransportError};
+pub use net::{
+    FRAME_BYTES_MAX, HEADER_BYTES, LastWords, Mac, Net, NetBackend, NetCounters, NetOptions,
+    NetPolicy, NetPort, NetRate, NetSource, NetSpec, NetStateV1, NoNetwork, Offloads,
+    PACKET_BYTES_MAX, PAIRS_MAX, Protocol, Published, StreamBackend, TapBackend, given_descriptor,
+};
 pub use pmem::{Pmem, PmemBacking, PmemRange, PmemSpec, PmemStateV1};
+pub use rate::DiskRate;
 pub use rng::{Rng, RngSpec, RngStateV1};
 pub use state::{QueueStateV1, VirtioMmioStateV1};
 pub use vsock::{GUEST_CID, Vsock, VsockSpec, VsockStateV1};

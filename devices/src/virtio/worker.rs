@@ -1,13 +1,13 @@
 //! The half of a virtio device that works on its queues, driven by the event thread.
 
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INT_VRING};
 use virtio_queue::{Error as RingError, Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddressSpace, GuestMemory};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, ChainError};
@@ -17,6 +17,11 @@ use crate::lock::lock;
 
 /// While a long run of requests is served, the driver is told about finished ones this often.
 const SIGNAL_EVERY: u16 = 32;
+
+/// Offset of the elements in a used ring, and the length of each, in bytes (Virtio 1.2 section
+/// 2.7.8).
+const USED_ELEMENTS: u64 = 4;
+const USED_ELEMENT_BYTES: u64 = 8;
 
 /// Registers that the worker writes for the driver. They are outside both locks, so that a vCPU can
 /// read them while the worker waits for I/O.
@@ -125,7 +130,7 @@ impl<M: GuestAddressSpace> Worker<M> {
                 self.require_reset();
             }
         }
-        self.kick_woken();
+        self.after_serving();
     }
 
     /// Lets the device act on the host's events. When it is paused, gives false, and the events
@@ -136,11 +141,15 @@ impl<M: GuestAddressSpace> Worker<M> {
             return false;
         }
         self.device.on_host_events();
-        self.kick_woken();
+        self.after_serving();
         true
     }
 
-    fn kick_woken(&mut self) {
+    /// Tells the driver what has changed, and kicks the queues that the device can serve now.
+    fn after_serving(&mut self) {
+        if self.device.take_config_change() {
+            self.signals.raise(VIRTIO_MMIO_INT_CONFIG);
+        }
         let wakes = self.device.take_wakes();
         for index in (0..self.queues.len()).filter(|&index| wakes & (1_u64 << index) != 0) {
             self.kick(index);
@@ -189,6 +198,8 @@ fn serve_ring<Mem: GuestMemory>(
     let mut served = 0;
     let mut unsignalled = 0;
     let mut refused = false;
+    // Chains of a request that goes on in the next one.
+    let mut parts = Vec::with_capacity(1);
     queue.disable_notification(memory)?;
     while served < size && !signals.must_yield(served) {
         let Some(descriptors) = queue.iter(memory)?.next() else {
@@ -196,12 +207,20 @@ fn serve_ring<Mem: GuestMemory>(
         };
         let chain = Chain::walk(descriptors, size)?;
         let head_index = chain.head_index();
-        let Served::Done(written_bytes) = device.serve(index, chain, memory)? else {
-            queue.set_next_avail(queue.next_avail().wrapping_sub(1));
-            refused = true;
-            break;
-        };
-        queue.add_used(memory, head_index, written_bytes)?;
+        match device.serve(index, chain, memory)? {
+            Served::Done(written_bytes) => parts.push((head_index, written_bytes)),
+            Served::Part(written_bytes) => {
+                parts.push((head_index, written_bytes));
+                continue;
+            }
+            Served::NotYet => {
+                queue.set_next_avail(queue.next_avail().wrapping_sub(1));
+                refused = true;
+                break;
+            }
+        }
+        add_used_at_once(queue, memory, &parts, signals)?;
+        parts.clear();
         served += 1;
         unsignalled += 1;
         if unsignalled == SIGNAL_EVERY {
@@ -209,11 +228,61 @@ fn serve_ring<Mem: GuestMemory>(
             signal_used(queue, memory, signals)?;
         }
     }
+    // The driver notifies when there is more than what was looked at here.
     let more = queue.enable_notification(memory)?;
+    if !parts.is_empty() {
+        let taken = parts.len() as u16;
+        queue.set_next_avail(queue.next_avail().wrapping_sub(taken));
+        device.take_back(index, taken == size);
+    }
     if unsignalled > 0 {
         signal_used(queue, memory, signals)?;
     }
     Ok(more && !refused)
+}
+
+/// Gives chains back to the driver, all by one write of the ring's index.
+fn add_used_at_once<Mem: GuestMemory>(
+    queue: &mut Queue,
+    memory: &Mem,
+    chains: &[(u16, u32)],
+    signals: &Signals,
+) -> Result<(), Broken> {
+    let Some((&(last, last_bytes), first)) = chains.split_last() else {
+        return Ok(());
+    };
+    if first.is_empty() {
+        return Ok(queue.add_used(memory, last, last_bytes)?);
+    }
+    if queue.event_idx_enabled() {
+        // The queue counts one chain of those below, and is to count nothing before them.
+        signal_used(queue, memory, signals)?;
+    }
+    let old = queue.next_used();
+    for (at, &(head, written_bytes)) in (0..).zip(first) {
+        let slot = u64::from(old.wrapping_add(at) % queue.size());
+        let element = [u32::from(head).to_le(), written_bytes.to_le()];
+        let address = GuestAddress(queue.used_ring() + USED_ELEMENTS + slot * USED_ELEMENT_BYTES);
+        memory.write_obj(element, address).map_err(ring_memory)?;
+    }
+    queue.set_next_used(old.wrapping_add(first.len() as u16));
+    queue.add_used(memory, last, last_bytes)?;
+    if queue.event_idx_enabled() {
+        fence(Ordering::SeqCst);
+        let event = GuestAddress(queue.avail_ring() + 4 + 2 * u64::from(queue.size()));
+        let event: u16 = memory.load(event, Ordering::Relaxed).map_err(ring_memory)?;
+        let new = queue.next_used();
+        let is_awaited =
+            new.wrapping_sub(u16::from_le(event)).wrapping_sub(1) < new.wrapping_sub(old);
+        if is_awaited {
+            signals.raise(VIRTIO_MMIO_INT_VRING);
+        }
+    }
+    Ok(())
+}
+
+fn ring_memory(error: GuestMemoryError) -> RingError {
+    RingError::GuestMemory(error)
 }
 
 fn signal_used<Mem: GuestMemory>(

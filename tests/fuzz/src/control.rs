@@ -69,6 +69,7 @@ impl VmControl for CountingVm {
                 name: "base".into(),
             },
             disks: Vec::new(),
+            nets: Vec::new(),
             uptime_ms: 1,
             console: None,
             ram: RamCounters::default(),

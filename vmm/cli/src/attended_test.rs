@@ -23,6 +23,7 @@ fn one_who_leaves_is_told_how_to_come_back_and_to_end_it() {
         ram: RamCounters::default(),
         restore: None,
         disks: Vec::new(),
+        nets: Vec::new(),
         snapshots_taken: Vec::new(),
         ring: None,
         sandbox: None,

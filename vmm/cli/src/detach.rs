@@ -263,9 +263,9 @@ pub fn close_inherited() -> Result<(), VmError> {
         .map_err(|e| VmError::io("close the descriptors of the VM process's parent", &e))
 }
 
-/// Descriptors that an argument names as files: `/dev/fd/63` or `/proc/self/fd/63`.
+/// Descriptors that an argument names: `/dev/fd/63`, `/proc/self/fd/63`, or `fd=63` of a network.
 fn descriptors_named(argument: &str) -> Vec<u32> {
-    ["/dev/fd/", "/proc/self/fd/"]
+    ["/dev/fd/", "/proc/self/fd/", "fd="]
         .into_iter()
         .flat_map(|directory| argument.split(directory).skip(1))
         .filter_map(|rest| {

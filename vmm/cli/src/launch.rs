@@ -33,7 +33,8 @@ use super::start_checks::{PoolNeed, pool_for};
 use super::terminal::tell;
 use super::vm_process::{Begin, ConsoleMode, LIFE, VmProcess, set_process_name};
 use super::{
-    attended, copies, detach, error, output, process_commands, restore_notes, sandbox, spares,
+    attended, copies, detach, error, net_values, output, process_commands, restore_notes, sandbox,
+    spares,
 };
 
 /// `nvvmm run`.
@@ -45,6 +46,7 @@ pub fn run(arguments: RunArguments, given: &Given) -> Result<ExitCode, VmError> 
         memory,
         cpus,
         disks,
+        network,
         start,
     } = arguments;
     launch(start, PoolNeed::Made, given, |chooser| {
@@ -60,6 +62,7 @@ pub fn run(arguments: RunArguments, given: &Given) -> Result<ExitCode, VmError> 
             .memory_bytes(memory)
             .disks(chooser.choose(disks)?)
             .agent_devices()
+            .net(net_values::new_card(network)?)
             .build();
         Ok(VmSource::Boot(spec))
     })
@@ -110,6 +113,7 @@ fn restore_anew(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, 
         allow_root: _,
         clock: _,
         disks,
+        network,
         stale_disks,
         ephemeral,
         kernel,
@@ -123,10 +127,18 @@ fn restore_anew(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, 
         } else {
             Some(chooser.choose(disks)?)
         };
+        let published = network.publish.clone();
+        let net = match network.net {
+            // The card stays where it was, with these ports.
+            None => None,
+            Some(_) => net_values::chosen(network)?,
+        };
         let boot = kernel.map(|kernel| boot_choice(&kernel, initramfs.as_deref(), cmdline));
         Ok(VmSource::Restore(RestoreOptions {
             snapshot,
             disks,
+            net,
+            published,
             boot: boot.transpose()?,
             ephemeral,
             once,

@@ -38,6 +38,7 @@ fn status(origin: VmOrigin, restore: Option<RestoreReport>) -> VmStatus {
         ram: RamCounters::default(),
         restore,
         disks: Vec::new(),
+        nets: Vec::new(),
         snapshots_taken: Vec::new(),
         ring: None,
         sandbox: None,

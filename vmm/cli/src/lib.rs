@@ -44,6 +44,7 @@ mod message;
 mod mount;
 mod mount_command;
 mod names;
+mod net_values;
 mod output;
 mod outside_disks;
 mod partial;
@@ -51,6 +52,7 @@ mod past_commands;
 mod pool_commands;
 mod pool_map;
 mod pool_path;
+mod port_command;
 mod privileges;
 mod process_commands;
 mod progress;
@@ -154,6 +156,7 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         Command::Wait(wait) => return past_commands::wait(&wait),
         Command::RmVm(remove) => return past_commands::remove(&remove),
         Command::Stats(stats) => stats_command::stats(&stats)?,
+        Command::Port(port) => port_command::run(&port)?,
         Command::Pause(pause) => return vm_commands::pause(&pause),
         Command::Resume(resume) => return vm_commands::resume(&resume),
         Command::Stop(stop) => return vm_commands::stop(&stop),

@@ -46,6 +46,8 @@ pub fn fits(arguments: &RestoreArguments) -> bool {
         && !start.no_sandbox
         && start.uid.is_none()
         && arguments.disks.is_empty()
+        && arguments.network.net.is_none()
+        && arguments.network.publish.is_empty()
         && arguments.kernel.is_none()
         && !(arguments.once || arguments.prefault || arguments.stale_disks)
 }

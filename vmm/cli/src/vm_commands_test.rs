@@ -24,6 +24,7 @@ fn status() -> VmStatus {
         },
         restore: None,
         disks: Vec::new(),
+        nets: Vec::new(),
         snapshots_taken: Vec::new(),
         ring: None,
         sandbox: None,

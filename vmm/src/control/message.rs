@@ -20,7 +20,7 @@ use crate::checkpoint::report::{AuditReport, RamCounters, RestoreReport, Snapsho
 use crate::error::{ErrorKind, VmError};
 use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
-use crate::spec::DiskSpec;
+use crate::spec::{DiskSpec, NetSpec};
 use crate::stats::VmStats;
 
 /// Version of the protocol; a server answers no other.
@@ -242,6 +242,35 @@ impl DiskStatus {
             is_kept_copy: false,
         }
     }
+}
+
+/// A network card of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetStatus {
+    /// Settings of the card, with its place on the host.
+    #[serde(flatten)]
+    pub card: NetSpec,
+    /// The network is there: passt runs, the TAP device exists.
+    pub is_connected: bool,
+    /// Frames and bytes so far.
+    pub traffic: NetTraffic,
+}
+
+/// What a card has carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetTraffic {
+    /// Frames that the guest has sent.
+    pub sent_frames: u64,
+    /// Bytes of these.
+    pub sent_bytes: u64,
+    /// Frames that the guest has received.
+    pub received_frames: u64,
+    /// Bytes of these.
+    pub received_bytes: u64,
+    /// Frames of the guest to addresses that are denied.
+    pub denied_frames: u64,
+    /// Frames, either way, that could not be carried.
+    pub dropped_frames: u64,
 }
 
 /// A disk whose size has changed, as the guest was told.
@@ -486,6 +515,9 @@ pub struct VmStatus {
     /// Disks of the VM, in the guest's order.
     #[serde(default)]
     pub disks: Vec<DiskStatus>,
+    /// Network cards of the VM, in the guest's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nets: Vec<NetStatus>,
     /// Time since the VM process built it, in milliseconds.
     pub uptime_ms: u64,
     /// Socket with the guest's serial console.

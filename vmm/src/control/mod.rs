@@ -20,9 +20,9 @@ pub mod unlisted;
 
 pub use client::ControlClient;
 pub use message::{
-    CaptureRequest, CapturedState, DiskStatus, ResizedDisk, RestartRequest, RewindRequest,
-    RingRequest, SandboxStatus, SnapshotRequest, TakeRequest, TimeOfDay, VmOrigin, VmState,
-    VmStatus,
+    CaptureRequest, CapturedState, DiskStatus, NetStatus, NetTraffic, ResizedDisk, RestartRequest,
+    RewindRequest, RingRequest, SandboxStatus, SnapshotRequest, TakeRequest, TimeOfDay, VmOrigin,
+    VmState, VmStatus,
 };
 pub use registry::{Claim, NameChoice, RuntimeDir, VmRuntimePaths};
 pub use server::ControlServer;

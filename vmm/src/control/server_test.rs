@@ -65,6 +65,7 @@ impl VmControl for FakeVm {
             },
             restore: None,
             disks: Vec::new(),
+            nets: Vec::new(),
             snapshots_taken: vec!["one".into()],
             ring: None,
             sandbox: None,

@@ -59,6 +59,7 @@ fn of_spec(spec: &VmSpec) -> Value {
             DeviceKind::Disk(disk) => ("disk", Some(disk)),
             DeviceKind::Vsock(_) => ("vsock", None),
             DeviceKind::Pmem(_) => ("pmem", None),
+            DeviceKind::Net(_) => ("net", None),
         };
         json!({
             "slot": device.slot,

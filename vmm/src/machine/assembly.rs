@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use kvm_ioctls::VcpuFd;
-use nvvmm_devices::virtio::PmemRange;
+use nvvmm_devices::virtio::{NetPort, PmemRange};
 use nvvmm_devices::{AcpiPower, ConsoleStreams, HostSocket, SavedDevice};
 use nvvmm_snapshot::{Resource, ask_for};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -57,6 +57,7 @@ pub struct Machine {
     boot: Option<BootFiles>,
     /// The disks, in the order of the spec.
     pub(super) disks: Vec<OpenDisk>,
+    nets: Vec<Arc<NetPort>>,
     // The vCPUs before the VM, and both before the memory: the guest can write memory while either
     // lives.
     vcpus: Vec<Arc<Vcpu>>,
@@ -138,6 +139,7 @@ impl Machine {
             dax: dax::show(&vm, spec, cpu.physical_bits(), in_memory)?,
             console,
             vsock,
+            nets: files.nets().to_vec(),
         };
         let built = board::build(&vm, &memory, spec, host_side, &events.interrupter())?;
         let vcpus = (0..spec.vcpus)
@@ -158,6 +160,7 @@ impl Machine {
             spec: spec.clone(),
             boot: files.boot().ok().cloned(),
             disks: files.disks()?,
+            nets: files.nets().to_vec(),
             vcpus,
             vm,
             cpu,
@@ -482,6 +485,11 @@ impl Machine {
             &fds.iter().map(|fd| &**fd).collect::<Vec<_>>(),
             &self.memory,
         )?)
+    }
+
+    /// The networks of the cards, in the order of the spec.
+    pub fn nets(&self) -> &[Arc<NetPort>] {
+        &self.nets
     }
 
     /// Blocks until something happens that the owner has to act on.

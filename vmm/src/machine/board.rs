@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::MutEventSubscriber;
 use nvvmm_devices::virtio::{
-    DeviceHost, DeviceId, DiskBackend, MMIO_LEN, MmioTransport, PmemBacking, PmemRange,
+    DeviceHost, DeviceId, DiskBackend, MMIO_LEN, MmioTransport, NetPort, PmemBacking, PmemRange,
     QUEUE_NOTIFY_OFFSET, VirtioDevice,
 };
 use nvvmm_devices::{
@@ -80,6 +80,8 @@ pub(super) struct HostSide {
     pub(super) dax: Vec<PmemRange>,
     pub(super) console: ConsoleStreams,
     pub(super) vsock: Option<Arc<HostSocket>>,
+    /// Networks of the cards, in the order of the spec.
+    pub(super) nets: Vec<Arc<NetPort>>,
 }
 
 /// Builds COM1, the power registers, and the virtio devices that `spec` lists. `owner` is woken
@@ -96,6 +98,7 @@ pub(super) fn build(
         dax,
         console,
         vsock,
+        nets,
     } = host_side;
     let declared = slots::assign(spec)?;
     let (mut ports, mut devices) = (Bus::new(), Vec::<Arc<Mutex<dyn Device>>>::new());
@@ -129,6 +132,7 @@ pub(super) fn build(
         vcpus: spec.vcpus,
         disks: disks.into_iter(),
         dax: dax.into_iter(),
+        nets: nets.into_iter(),
         vsock,
         on_pmem_released: Arc::new(move || owner.interrupt()),
         pmem: Vec::new(),

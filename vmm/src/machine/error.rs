@@ -7,6 +7,7 @@ use nvvmm_devices::{BusError, LifecycleError};
 
 use crate::arch::boot::BootError;
 use crate::kvm::KvmError;
+use crate::net::NetError;
 use crate::spec::files::OpenError;
 
 /// An error of a machine.
@@ -41,6 +42,9 @@ pub enum MachineError {
     /// A disk of the pool cannot be used.
     #[error(transparent)]
     PoolDisk(nvvmm_snapshot::Error),
+    /// A network cannot be opened.
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// The machine asked for cannot be built.
     #[error("{0}")]
     Spec(String),
@@ -72,6 +76,7 @@ impl From<OpenError> for MachineError {
             OpenError::Boot(error) => Self::Boot(error.into()),
             OpenError::Disk(error) => Self::Disk(error),
             OpenError::PoolDisk(error) => Self::PoolDisk(error),
+            OpenError::Net(error) => Self::Net(error),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use nvvmm_devices::virtio::{DiskSpec, PmemSpec, RngSpec, VsockSpec};
+use nvvmm_devices::virtio::{DiskSpec, NetSpec, PmemSpec, RngSpec, VsockSpec};
 
 use super::{DeclaredDevice, DeviceKind, VmSpec};
 
@@ -80,6 +80,12 @@ impl VmSpecBuilder {
     #[must_use]
     pub fn disks(self, disks: impl IntoIterator<Item = DiskSpec>) -> Self {
         { disks.into_iter() }.fold(self, |builder, disk| builder.device(DeviceKind::Disk(disk)))
+    }
+
+    /// Adds a network card, or none.
+    #[must_use]
+    pub fn net(self, net: Option<NetSpec>) -> Self {
+        { net.into_iter() }.fold(self, |builder, net| builder.device(DeviceKind::Net(net)))
     }
 
     /// Adds a vsock device.

@@ -2,7 +2,7 @@
 
 use std::mem::discriminant;
 
-use nvvmm_devices::virtio::{DeviceSpec, DiskSpec, PmemSpec, RngSpec, VsockSpec};
+use nvvmm_devices::virtio::{DeviceSpec, DiskSpec, NetSpec, PmemSpec, RngSpec, VsockSpec};
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemory;
 
@@ -28,6 +28,8 @@ pub enum DeviceKind {
     Vsock(VsockSpec),
     /// Memory beside RAM, in which images of processes can be shown.
     Pmem(PmemSpec),
+    /// A network card.
+    Net(NetSpec),
 }
 
 impl DeviceKind {
@@ -38,6 +40,7 @@ impl DeviceKind {
             Self::Disk(spec) => spec,
             Self::Vsock(spec) => spec,
             Self::Pmem(spec) => spec,
+            Self::Net(spec) => spec,
         }
     }
 

@@ -11,11 +11,12 @@ use std::{
     sync::Arc,
 };
 
-use nvvmm_devices::virtio::{BlockError, RawDisk};
+use nvvmm_devices::virtio::{BlockError, NetPort, RawDisk};
 use nvvmm_snapshot::{Durability, Pool, SnapshotId};
 
 use super::VmSpec;
 use crate::disk::{DiskOpenError, DiskUser, OpenDisk, OpenDisks};
+use crate::net::{NetError, OpenNets};
 
 /// Reasons why a file that guests are booted from cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +80,9 @@ pub enum OpenError {
     /// A disk of the pool.
     #[error(transparent)]
     PoolDisk(#[from] nvvmm_snapshot::Error),
+    /// A network.
+    #[error(transparent)]
+    Net(#[from] NetError),
 }
 
 impl From<DiskOpenError> for OpenError {
@@ -215,6 +219,7 @@ impl BootFiles {
 pub struct OpenedFiles {
     boot: Result<BootFiles, String>,
     disks: OpenDisks,
+    nets: OpenNets,
 }
 
 impl OpenedFiles {
@@ -226,6 +231,7 @@ impl OpenedFiles {
         Ok(Self {
             boot: Ok(BootFiles::open(spec)?),
             disks: OpenDisks::open(spec.disks(), user)?,
+            nets: OpenNets::open(spec.nets())?,
         })
     }
 
@@ -233,11 +239,12 @@ impl OpenedFiles {
     /// only: one that cannot be opened is no error yet.
     ///
     /// # Errors
-    /// [`OpenError::Disk`], [`OpenError::PoolDisk`].
+    /// [`OpenError::Disk`], [`OpenError::PoolDisk`], [`OpenError::Net`].
     pub fn open_restored(spec: &VmSpec, user: &DiskUser<'_>) -> Result<Self, OpenError> {
         Ok(Self {
             boot: BootFiles::open(spec).map_err(|error| error.to_string()),
             disks: OpenDisks::open(spec.disks(), user)?,
+            nets: OpenNets::open(spec.nets())?,
         })
     }
 
@@ -260,7 +267,8 @@ impl OpenedFiles {
         let has_named_disks =
             disks.len() == spec.disks().count() && { disks.iter().zip(spec.disks()) }
                 .all(|(disk, named)| disk.is_of(named));
-        boot.is_none_or(|boot| named == Some(boot)) && has_named_disks
+        let has_nets = self.nets.ports().len() == spec.nets().count();
+        boot.is_none_or(|boot| named == Some(boot)) && has_named_disks && has_nets
     }
 
     /// The disks, in the order of the spec, for one machine.
@@ -274,6 +282,11 @@ impl OpenedFiles {
     /// The open disks, to look at.
     pub fn open_disks(&self) -> &[OpenDisk] {
         self.disks.as_slice()
+    }
+
+    /// The networks of the cards, in the order of the spec.
+    pub fn nets(&self) -> &[Arc<NetPort>] {
+        self.nets.ports()
     }
 
     /// The snapshot that the disks of the pool are copies of, if they are.

@@ -22,6 +22,7 @@
 mod builder;
 mod device;
 pub mod files;
+mod net_choice;
 mod saved;
 
 use std::path::PathBuf;
@@ -30,7 +31,11 @@ use serde::{Deserialize, Serialize};
 
 pub use builder::VmSpecBuilder;
 pub use device::{DeclaredDevice, DeviceKind};
-pub use nvvmm_devices::virtio::{DiskRate, DiskSource, DiskSpec};
+pub use net_choice::NetChoice;
+pub use nvvmm_devices::virtio::{
+    DiskRate, DiskSource, DiskSpec, Mac, NetPolicy, NetRate, NetSource, NetSpec, Protocol,
+    Published,
+};
 use saved::SavedSpec;
 pub(crate) use saved::{SpecError, decode};
 
@@ -86,6 +91,22 @@ impl VmSpec {
             }
         }
         true
+    }
+
+    /// The network cards, in the order of the list.
+    pub fn nets(&self) -> impl Iterator<Item = &NetSpec> {
+        self.devices.iter().filter_map(|device| match &device.kind {
+            DeviceKind::Net(net) => Some(net),
+            _ => None,
+        })
+    }
+
+    /// The same, to be changed.
+    pub fn nets_mut(&mut self) -> impl Iterator<Item = &mut NetSpec> {
+        { self.devices.iter_mut() }.filter_map(|device| match &mut device.kind {
+            DeviceKind::Net(net) => Some(net),
+            _ => None,
+        })
     }
 
     /// There is a vsock device.

@@ -5,9 +5,10 @@
 //! | 1 | `disks`, `vsock`, `windows`: slots follow from this order, after virtio-rng in slot 0 |
 //! | 2 | `devices`: the list itself |
 //! | 3 | the same, and disks may be disks of the pool: `pool_disk` in place of `path` |
+//! | 4 | the same, and there may be network cards |
 //!
-//! Version 3 is written when there is a disk of the pool, version 1 when the devices are in that
-//! order, version 2 else.
+//! Version 4 is written when there is a network card, else version 3 when there is a disk of the
+//! pool, version 1 when the devices are in that order, version 2 else.
 //!
 //! Both name the `architecture` of the machine, by the name that Rust has for it. It is missing in
 //! specs from before there was this field: these are of x86-64. Versions of nvvmm from that time
@@ -30,6 +31,8 @@ pub(super) const BY_ORDER: u32 = 1;
 pub(super) const LISTED: u32 = 2;
 /// Version of the section that lists devices, some of which are disks of the pool.
 pub(super) const WITH_POOL_DISKS: u32 = 3;
+/// Version of the section that lists devices, among them network cards.
+pub(super) const WITH_NETS: u32 = 4;
 
 /// Architecture of machines that this program runs.
 const ARCHITECTURE: &str = std::env::consts::ARCH;
@@ -133,6 +136,7 @@ impl VmSpec {
     pub(crate) fn section_version(&self) -> u32 {
         match Ordered::of(&self.devices) {
             Some(_) => BY_ORDER,
+            None if self.nets().next().is_some() => WITH_NETS,
             None if self.disks().any(|disk| disk.pool_disk().is_some()) => WITH_POOL_DISKS,
             None => LISTED,
         }
@@ -140,7 +144,7 @@ impl VmSpec {
 
     /// This program reads a section of `version`.
     pub(crate) fn reads_section(version: u32) -> bool {
-        matches!(version, BY_ORDER | LISTED | WITH_POOL_DISKS)
+        matches!(version, BY_ORDER | LISTED | WITH_POOL_DISKS | WITH_NETS)
     }
 }
 

@@ -204,3 +204,44 @@ fn a_machine_of_another_architecture_is_refused_by_name() {
         );
     }
 }
+
+#[test]
+fn a_machine_with_a_card_is_saved_in_a_section_that_older_versions_refuse() {
+    use super::{Mac, NetChoice, NetPolicy, NetSource, Protocol, Published};
+    let published = Published {
+        protocol: Protocol::Udp,
+        address: Some("::1".parse().unwrap()),
+        host_port: 8000,
+        guest_port: 9000,
+        count: 11,
+    };
+    for source in [
+        NetSource::None,
+        NetSource::Fd { fd: 4 },
+        NetSource::Tap {
+            name: "tap0".into(),
+        },
+        NetSource::Passt {
+            published: vec![published],
+        },
+    ] {
+        let choice = NetChoice {
+            netns: Some("blue".into()),
+            policy: NetPolicy {
+                deny: vec!["10.0.0.0/8".parse().unwrap()],
+                allow: vec![],
+            },
+            ..NetChoice::of(source)
+        };
+        let card = choice.new_card(Mac::local([0, 1, 2, 3, 4, 5]));
+        let spec = VmSpec::builder("/kernel")
+            .agent_devices()
+            .net(Some(card))
+            .build();
+        assert_eq!(spec.section_version(), 4);
+        assert!(VmSpec::reads_section(4));
+        let text = serde_json::to_string(&spec).unwrap();
+        assert!(text.contains("\"mac\":\"02:01:02:03:04:05\""), "{text}");
+        assert_eq!(serde_json::from_str::<VmSpec>(&text).unwrap(), spec);
+    }
+}

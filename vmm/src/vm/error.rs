@@ -13,6 +13,7 @@ use crate::{
     kvm::KvmError,
     machine::MachineError,
     memory::MemoryError,
+    net::NetError,
     spec::files::FileError,
     sys::uffd::UffdError,
 };
@@ -106,6 +107,7 @@ pub(super) fn machine_error(error: MachineError) -> VmError {
         MachineError::Kvm(kvm) => (kvm_kind(kvm), kvm.remedy()),
         MachineError::Boot(boot) => (boot_kind(boot), boot.remedy()),
         MachineError::Disk(disk) => (disk_kind(disk), disk.remedy()),
+        MachineError::Net(net) => (net_kind(net), net.remedy()),
         MachineError::Device(device) => (device_kind(device), None),
         MachineError::NoWindow(_) => (ErrorKind::Refused, Some("restore it without --window")),
         MachineError::Spec(_) => (ErrorKind::Usage, None),
@@ -118,6 +120,18 @@ pub(super) fn machine_error(error: MachineError) -> VmError {
     VmError {
         remedy: remedy.map(str::to_owned),
         ..VmError::new(kind, error.to_string())
+    }
+}
+
+#[deny(clippy::wildcard_enum_match_arm)]
+fn net_kind(error: &NetError) -> ErrorKind {
+    match error {
+        NetError::NoPasst | NetError::Passt(_) => ErrorKind::HostLacks,
+        NetError::Port { .. } | NetError::NotListening { .. } => ErrorKind::Refused,
+        NetError::Descriptor { .. } => ErrorKind::Usage,
+        NetError::Tap { source, .. }
+        | NetError::Namespace { source, .. }
+        | NetError::Host { source, .. } => ErrorKind::of_io(source),
     }
 }
 

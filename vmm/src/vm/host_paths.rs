@@ -2,13 +2,14 @@
 //!
 //! A snapshot names the files that its machine was made of: kernel, initial RAM disk, disks. Those
 //! of a snapshot that came from elsewhere are words of its sender. None of them is opened: whoever
-//! restores it gives the files, or there are none.
+//! restores it gives the files, or there are none. The same goes for its network
+//! ([`networks`](super::networks)).
 
 use std::path::PathBuf;
 
 use nvvmm_snapshot::{SnapshotEntry, counted};
 
-use super::{RestoreOptions, VmError};
+use super::{RestoreOptions, VmError, networks};
 use crate::{
     error::ErrorKind,
     spec::{DiskSource, DiskSpec, VmSpec},
@@ -44,6 +45,7 @@ pub(super) fn machine_of(
         }
         None => {}
     }
+    networks::choose(&mut spec, entry, restore)?;
     match &restore.boot {
         Some(boot) => {
             spec.kernel = Some(boot.kernel.clone());

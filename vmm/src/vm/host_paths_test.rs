@@ -3,6 +3,7 @@ use std::path::Path;
 use nvvmm_snapshot::{CreateOptions, NewMap, NewSnapshot, Pool, SnapshotKind};
 
 use super::*;
+use crate::spec::{Mac, NetChoice, NetSource, Protocol, Published};
 
 fn disk(path: &str, read_only: bool) -> DiskSpec {
     DiskSpec {
@@ -108,4 +109,108 @@ fn another_number_of_disks_is_refused() {
             .message
             .contains("has 2 disks, but --disk was given 1 time")
     );
+}
+
+fn with_card(source: NetSource) -> VmSpec {
+    let choice = NetChoice::of(source);
+    let card = choice.new_card(Mac::local([0, 1, 2, 3, 4, 5]));
+    VmSpec::builder("/kernel").net(Some(card)).build()
+}
+
+fn http() -> Published {
+    Published {
+        protocol: Protocol::Tcp,
+        address: None,
+        host_port: 8080,
+        guest_port: 80,
+        count: 1,
+    }
+}
+
+fn restored(card: NetSource, foreign: bool, restore: &RestoreOptions) -> Result<NetSource, String> {
+    let spec = machine_of(with_card(card), &entry(foreign), restore);
+    let spec = spec.map_err(|error| format!("{} {}", error.message, error.remedy.unwrap()))?;
+    Ok(spec.nets().next().unwrap().source.clone())
+}
+
+#[test]
+fn a_card_at_passt_comes_back_without_the_ports_of_the_original() {
+    let source = |published| NetSource::Passt { published };
+    let original = || source(vec![http()]);
+    let plain = RestoreOptions::from("base");
+    assert_eq!(restored(original(), false, &plain), Ok(source(vec![])));
+    let publishing = RestoreOptions {
+        published: vec![http()],
+        ..RestoreOptions::from("base")
+    };
+    assert_eq!(restored(original(), false, &publishing), Ok(original()));
+}
+
+#[test]
+fn a_tap_device_is_used_again_and_a_descriptor_cannot_be() {
+    let plain = RestoreOptions::from("base");
+    let tap = || NetSource::Tap {
+        name: "tap0".into(),
+    };
+    assert_eq!(restored(tap(), false, &plain), Ok(tap()));
+    let refused = restored(NetSource::Fd { fd: 7 }, false, &plain).unwrap_err();
+    assert!(refused.contains("--net fd=N"), "{refused}");
+    let publishing = RestoreOptions {
+        published: vec![http()],
+        ..RestoreOptions::from("base")
+    };
+    let refused = restored(tap(), false, &publishing).unwrap_err();
+    assert!(refused.contains("--net passt"), "{refused}");
+}
+
+#[test]
+fn nothing_that_a_foreign_snapshot_names_of_a_network_is_used() {
+    for source in [
+        NetSource::Passt {
+            published: vec![http()],
+        },
+        NetSource::Tap {
+            name: "eth\u{1b}0".into(),
+        },
+        NetSource::Fd { fd: 3 },
+        NetSource::None,
+    ] {
+        let plain = RestoreOptions::from("base");
+        let refused = restored(source.clone(), true, &plain).unwrap_err();
+        assert!(refused.contains("--net none"), "{refused}");
+        assert!(!refused.contains('\u{1b}'), "{refused}");
+        let none = RestoreOptions {
+            net: Some(NetChoice::of(NetSource::None)),
+            ..RestoreOptions::from("base")
+        };
+        assert_eq!(restored(source, true, &none), Ok(NetSource::None));
+    }
+}
+
+#[test]
+fn a_guest_keeps_what_it_knows_of_its_card() {
+    let choice = NetChoice {
+        mac: Some(Mac::local([9; 6])),
+        ..NetChoice::of(NetSource::None)
+    };
+    let restore = RestoreOptions {
+        net: Some(choice),
+        ..RestoreOptions::from("base")
+    };
+    let refused = restored(NetSource::None, false, &restore).unwrap_err();
+    assert!(refused.contains("leave 'mac=' out"), "{refused}");
+}
+
+#[test]
+fn a_machine_without_a_card_gets_none() {
+    let spec = || VmSpec::builder("/kernel").build();
+    let restore = |source| RestoreOptions {
+        net: Some(NetChoice::of(source)),
+        ..RestoreOptions::from("base")
+    };
+    let passt = restore(NetSource::Passt { published: vec![] });
+    let refused = machine_of(spec(), &entry(false), &passt).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Refused);
+    let none = restore(NetSource::None);
+    assert_eq!(machine_of(spec(), &entry(false), &none).unwrap(), spec());
 }

@@ -23,6 +23,7 @@ use crate::inspect::core::CoreError;
 use crate::kvm::KvmError;
 use crate::machine::MachineError;
 use crate::memory::MemoryError;
+use crate::net::NetError;
 use crate::process::{AgentError, ProcessError};
 use crate::spec::files::FileError;
 use crate::sys::uffd::UffdError;
@@ -213,6 +214,19 @@ fn errors_of_machines_kvm_and_devices() {
             L::Io { kind, instance, op, source: os(libc::EIO) }
         }, Failed;
     }
+    use NetError as N;
+    kinds! { N, |error| machine_error(M::Net(error)),
+        N::NoPasst => N::NoPasst, HostLacks;
+        N::Passt(_) => N::Passt(text()), HostLacks;
+        N::Port { .. } => N::Port {
+            port: text(), protocol: "tcp", source: os(libc::EADDRINUSE)
+        }, Refused;
+        N::NotListening { .. } => N::NotListening { port: text(), protocol: "tcp" }, Refused;
+        N::Tap { .. } => N::Tap { name: text(), source: os(libc::EACCES) }, Denied;
+        N::Descriptor { .. } => N::Descriptor { fd: 3, why: text() }, Usage;
+        N::Namespace { .. } => N::Namespace { name: text(), source: os(libc::ENOENT) }, NotFound;
+        N::Host { .. } => N::Host { op, source: os(libc::EIO) }, Failed;
+    }
     kinds! { M, machine_error,
         M::Kvm(_) => M::Kvm(K::Lacks("text")), HostLacks;
         M::Boot(_) => M::Boot(BootError::CmdlineCharacters), Usage;
@@ -221,6 +235,7 @@ fn errors_of_machines_kvm_and_devices() {
         M::Device(_) => M::Device(L::NotPaused { kind: text(), instance: text() }), Failed;
         M::Bus(_) => M::Bus(BusError::BadRange { name: text(), base: 0, len: 0 }), Failed;
         M::Transport(_) => M::Transport(TransportError::QueueSize(3)), Failed;
+        M::Net(_) => M::Net(N::NoPasst), HostLacks;
         M::Disk(_) => M::Disk(B::InUse { path: path() }), Refused;
         M::Spec(_) => M::Spec(text()), Usage;
         M::NoWindow(_) => M::NoWindow("text"), Refused;

@@ -16,7 +16,7 @@ use crate::{
     control::{SandboxStatus, TimeOfDay},
     cow::Techniques,
     disk::DisksFrom,
-    spec::{DiskSpec, VmSpec, files::OpenedFiles},
+    spec::{DiskSpec, NetChoice, Published, VmSpec, files::OpenedFiles},
 };
 
 /// Settings of a VM that are not part of its machine. No snapshot holds them.
@@ -168,6 +168,12 @@ pub struct RestoreOptions {
     /// snapshot that came from elsewhere names none that is used: without this, the VM ends when
     /// its guest reboots.
     pub boot: Option<BootChoice>,
+    /// Network in place of that of the snapshot's machine. A snapshot that came from elsewhere and
+    /// has a card needs it.
+    pub net: Option<NetChoice>,
+    /// Ports of the host that lead into the guest, where the card stays at passt. Those of the
+    /// snapshot's VM are not published again.
+    pub published: Vec<Published>,
     /// Removes the copies of disks of the pool that are made for this VM when it ends, whatever was
     /// written to them. By default those that were written stay.
     pub ephemeral: bool,

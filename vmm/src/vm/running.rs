@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,12 +24,12 @@ use crate::{
         phases::micros,
         report::{PhaseTime, RestoreReport, SnapshotReport},
     },
-    control::{DiskStatus, ResizedDisk, SnapshotRequest, VmState, VmStatus},
+    control::{DiskStatus, NetStatus, NetTraffic, ResizedDisk, SnapshotRequest, VmState, VmStatus},
     cow::{CowEngine, FaultThread, Lack},
     disk::{self, OpenDisk},
     error::ErrorKind,
     machine::{Hold, Machine},
-    spec::{DiskSource, DiskSpec, VmSpec},
+    spec::{DiskSource, DiskSpec, NetSource, VmSpec},
     stats::VmStats,
     sys::peer::Caller,
     window::ShownBlocks,
@@ -460,6 +463,37 @@ impl RunningVm {
             },
         });
         statuses.collect()
+    }
+
+    /// The network cards, in the guest's order.
+    pub fn net_statuses(&self) -> Vec<NetStatus> {
+        let cards = self.spec.nets().zip(self.machine.nets());
+        let statuses = cards.map(|(card, port)| {
+            let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let counters = &port.counters;
+            NetStatus {
+                card: card.clone(),
+                is_connected: card.source != NetSource::None && !port.is_gone(),
+                traffic: NetTraffic {
+                    sent_frames: count(&counters.sent_frames),
+                    sent_bytes: count(&counters.sent_bytes),
+                    received_frames: count(&counters.received_frames),
+                    received_bytes: count(&counters.received_bytes),
+                    denied_frames: count(&counters.denied_frames),
+                    dropped_frames: count(&counters.dropped_frames),
+                },
+            }
+        });
+        statuses.collect()
+    }
+
+    /// Names the first network that is gone, for the status.
+    pub fn lost_network(&self) -> Option<String> {
+        let lost = self.machine.nets().iter().find(|port| port.is_gone())?;
+        Some(format!(
+            "its network ({}) is gone, and the link of its card is down; its log has more",
+            lost.name()
+        ))
     }
 
     /// Counters so far.

@@ -350,6 +350,7 @@ impl VmControl for Supervisor {
             pool: facts.pool.clone(),
             origin: facts.origin.clone(),
             disks: Vec::new(),
+            nets: Vec::new(),
             uptime_ms: facts.uptime_ms(),
             console: facts.console().cloned(),
             ram: Default::default(),
@@ -371,6 +372,8 @@ impl VmControl for Supervisor {
             status.memory_bytes = vm.spec.memory_bytes;
             status.origin = vm.episode().origin.clone();
             status.disks = vm.disk_statuses();
+            status.nets = vm.net_statuses();
+            status.notice = vm.lost_network().or(status.notice);
             let counters = vm.engine.counters_now(&*vm.machine);
             status.ram = counters.unwrap_or_else(|_| vm.engine.counters());
             status.restore = vm.restore_report();

@@ -9,7 +9,6 @@
 mod backend;
 mod config;
 mod content;
-mod rate;
 mod raw;
 mod request;
 mod spec;
@@ -25,13 +24,12 @@ use vm_memory::GuestMemory;
 pub use self::backend::{DiskBackend, DiskError, DiskLimits, SECTOR_BYTES};
 use self::config::{CONFIG_BYTES, QUEUE_SIZE};
 pub use self::content::{ContentStamp, Since};
-pub use self::rate::DiskRate;
-use self::rate::Throttle;
 pub use self::raw::{BlockError, RawDisk};
 use self::request::{ID_BYTES, Request, Target};
 pub use self::spec::{DiskSource, DiskSpec};
 use super::chain::{Chain, ChainError};
 use super::device::{Served, VirtioDevice, read_fields};
+use super::rate::{DiskRate, Throttle};
 use crate::lifecycle::{LifecycleError, SavedDevice};
 
 const KIND: &str = "virtio-block";
@@ -255,6 +253,6 @@ impl<Mem: GuestMemory, D: DiskBackend> VirtioDevice<Mem> for Block<D> {
 mod backend_test;
 #[cfg(test)]
 #[path = "block_test.rs"]
-mod block_test;
+pub(super) mod block_test;
 #[cfg(test)]
 mod requests_test;

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemory;
 
-use super::{Block, DiskRate};
+use super::Block;
 use crate::virtio::dax::DaxDisk;
 use crate::virtio::declared::{DeviceError, DeviceHost, DeviceId, DeviceSpec};
 use crate::virtio::device::VirtioDevice;
+use crate::virtio::rate::DiskRate;
 
 /// One virtio-block disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

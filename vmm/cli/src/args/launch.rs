@@ -10,6 +10,7 @@ use nvvmm::control::TimeOfDay;
 use nvvmm::spec::DiskSpec;
 
 use super::PoolOption;
+use super::net::NetArguments;
 use crate::{completion, values, whole_number};
 
 pub(super) const RUN_EXAMPLES: &str = "\
@@ -21,7 +22,9 @@ Examples:
       --cmdline 'root=/dev/vda rw' --memory 2G --cpus 4 --name db --detach
       Runs the VM in the background; 'nvvmm console db' connects to its console.
   nvvmm run --kernel vmlinuz --disk root.img,rate=100M,iops=2000 --cmdline root=/dev/vda
-      The guest reads and writes up to 100 MiB and does up to 2000 requests in a second.";
+      The guest reads and writes up to 100 MiB and does up to 2000 requests in a second.
+  nvvmm run --kernel vmlinuz --disk root.img --cmdline root=/dev/vda --net -p 8080:80 --detach
+      Gives the guest a network. Port 8080 of this host is its port 80.";
 
 /// `nvvmm run`.
 #[derive(Debug, Args)]
@@ -63,6 +66,9 @@ pub struct RunArguments {
     /// directly behind it.
     #[arg(long = "disk", value_name = "DISK[,ro][,OPTION...]", value_parser = disk_parser())]
     pub disks: Vec<DiskSpec>,
+    /// The network card.
+    #[command(flatten)]
+    pub network: NetArguments,
     /// The VM process.
     #[command(flatten)]
     pub start: StartArguments,
@@ -129,7 +135,7 @@ pub struct RestoreArguments {
         value_parser = values::vm_name,
         add = ArgValueCandidates::new(completion::vms),
         conflicts_with_all = [
-            "once", "prefault", "clock", "disks", "stale_disks", "ephemeral", "kernel", "name",
+            "once", "prefault", "clock", "disks", "net", "publish", "stale_disks", "ephemeral", "kernel", "name",
             "detach", "console", "paused", "on_reboot", "uid", "gid", "no_sandbox",
         ],
     )]
@@ -162,6 +168,9 @@ pub struct RestoreArguments {
     /// those of the snapshot's machine.
     #[arg(long = "disk", value_name = "FILE[,ro][,OPTION...]", value_parser = disk_parser())]
     pub disks: Vec<DiskSpec>,
+    /// The network card.
+    #[command(flatten)]
+    pub network: NetArguments,
     /// Use the disks as they are now, even if they were written after the snapshot
     ///
     /// A snapshot does not contain image files. The guest's memory does not fit a disk that was

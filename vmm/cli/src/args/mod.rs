@@ -6,6 +6,7 @@ mod guest;
 mod launch;
 mod life;
 mod moving;
+mod net;
 mod pool;
 mod ring;
 mod snapshot;
@@ -37,6 +38,7 @@ pub use self::{
     },
     life::{LogsArguments, PsArguments, RmVmArguments, StartAgainArguments, WaitArguments},
     moving::{ReceiveArguments, SendArguments},
+    net::{NetArguments, PortArguments},
     pool::{PoolCommand, PoolOption},
     ring::{CheckpointArguments, RewindArguments},
     snapshot::{AdoptArguments, ExportArguments, RmArguments, SnapshotArguments},
@@ -157,6 +159,10 @@ pub enum Command {
     /// The guest is not involved. Each line of a histogram is a power of two of a microsecond.
     #[command(after_long_help = STATS_EXAMPLES)]
     Stats(StatsArguments),
+    /// List the ports of this host that lead into guests
+    ///
+    /// They are those of -p (--publish) of 'run' and 'restore'.
+    Port(PortArguments),
     /// Pause VMs: their vCPUs and devices stop until 'nvvmm resume'
     #[command(visible_alias = "suspend")]
     Pause(VmsArguments),

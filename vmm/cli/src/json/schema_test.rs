@@ -44,6 +44,7 @@ fn schemas() -> Vec<(&'static str, Value)> {
         ("pool map", of::<pool::Map>()),
         ("pool scrub", of::<pool::Scrub>()),
         ("pool status", of::<pool::Status>()),
+        ("port", of::<Vec<vm::Port>>()),
         ("ps", of::<Vec<vm::Vm>>()),
         ("receive", of::<moving::Received>()),
         (
@@ -243,8 +244,9 @@ const NUMBERS: [&str; 21] = [
 ];
 
 /// Last words of the name of an integer: its unit, or what it identifies.
-const UNITS: [&str; 11] = [
-    "blocks", "bytes", "count", "crc32", "id", "parts", "percent", "pid", "ticks", "unit", "us",
+const UNITS: [&str; 12] = [
+    "blocks", "bytes", "count", "crc32", "id", "parts", "percent", "pid", "port", "ticks", "unit",
+    "us",
 ];
 
 #[test]

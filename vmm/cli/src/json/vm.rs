@@ -5,7 +5,8 @@ use std::num::NonZeroU64;
 use nvvmm::checkpoint::report::{RamCounters, RestoreReport};
 use nvvmm::control::life::Life;
 use nvvmm::control::message;
-use nvvmm::control::{DiskStatus, SandboxStatus, VmOrigin, VmStatus};
+use nvvmm::control::{DiskStatus, NetStatus, SandboxStatus, VmOrigin, VmStatus};
+use nvvmm::spec::{NetSource, Published};
 use serde::Serialize;
 
 use super::ring::Ring;
@@ -36,6 +37,8 @@ pub struct Vm {
     pub origin: Option<Origin>,
     /// Disks, in the order of the guest.
     pub disks: Option<Vec<Disk>>,
+    /// Network cards, in the order of the guest.
+    pub nets: Option<Vec<Net>>,
     /// Time since the VM process built the VM.
     pub uptime_us: Option<u64>,
     /// Number of reboots of the guest.
@@ -71,6 +74,7 @@ impl Vm {
             pool: Some(path_text(&status.pool)),
             origin: Some(Origin::of(&status.origin)),
             disks: Some(status.disks.iter().map(Disk::of).collect()),
+            nets: Some(status.nets.iter().map(Net::of).collect()),
             uptime_us: Some(status.uptime_ms.saturating_mul(1000)),
             reboot_count: Some(status.reboot_count),
             console: status.console.as_deref().map(path_text),
@@ -115,6 +119,7 @@ impl Vm {
             pool: None,
             origin: None,
             disks: None,
+            nets: None,
             uptime_us: None,
             reboot_count: None,
             console: None,
@@ -243,6 +248,133 @@ impl Disk {
             dax: disk.dax,
             rate_bytes: disk.rate.bytes_per_s.map(NonZeroU64::get),
             rate_request_count: disk.rate.requests_per_s.map(NonZeroU64::get),
+        }
+    }
+}
+
+/// Network card.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Net {
+    /// Place on the host: passt, tap, fd or none.
+    kind: &'static str,
+    /// Name of the TAP device. Null for other kinds.
+    tap: Option<String>,
+    /// Name of the network namespace that its place is in. Null for that of the host.
+    netns: Option<String>,
+    /// Address of the card.
+    mac: String,
+    /// Longest IP packet that was asked for. Null if it is that of the place.
+    mtu_bytes: Option<u16>,
+    /// Number of queue pairs.
+    queue_pair_count: u8,
+    /// False if its network is gone, or there is none.
+    is_connected: bool,
+    /// Most bytes of each direction per second. Null without a limit.
+    rate_bytes: Option<u64>,
+    /// Most frames of each direction per second. Null without a limit.
+    rate_frame_count: Option<u64>,
+    /// Networks that the guest may not send to, besides those that are always denied.
+    denied: Vec<String>,
+    /// Networks that the guest may send to, all the same.
+    allowed: Vec<String>,
+    /// Ports of the host that lead into the guest.
+    ports: Vec<PortPair>,
+    /// Frames that the guest has sent.
+    sent_frame_count: u64,
+    /// Bytes of these.
+    sent_bytes: u64,
+    /// Frames that the guest has received.
+    received_frame_count: u64,
+    /// Bytes of these.
+    received_bytes: u64,
+    /// Frames of the guest to networks that are denied.
+    denied_frame_count: u64,
+    /// Frames, either way, that could not be carried.
+    dropped_frame_count: u64,
+}
+
+impl Net {
+    fn of(status: &NetStatus) -> Self {
+        let NetStatus { card, traffic, .. } = status;
+        let (kind, tap, ports) = match &card.source {
+            NetSource::Passt { published } => ("passt", None, published.as_slice()),
+            NetSource::Tap { name } => ("tap", Some(name.clone()), [].as_slice()),
+            NetSource::Fd { .. } => ("fd", None, [].as_slice()),
+            NetSource::None => ("none", None, [].as_slice()),
+        };
+        Self {
+            kind,
+            tap,
+            netns: card.netns.clone(),
+            mac: card.mac.to_string(),
+            mtu_bytes: Some(card.mtu).filter(|mtu| *mtu > 0),
+            queue_pair_count: card.queues,
+            is_connected: status.is_connected,
+            rate_bytes: card.rate.bytes_per_s.map(NonZeroU64::get),
+            rate_frame_count: card.rate.frames_per_s.map(NonZeroU64::get),
+            denied: { card.policy.deny.iter() }
+                .map(ToString::to_string)
+                .collect(),
+            allowed: { card.policy.allow.iter() }
+                .map(ToString::to_string)
+                .collect(),
+            ports: ports.iter().map(PortPair::of).collect(),
+            sent_frame_count: traffic.sent_frames,
+            sent_bytes: traffic.sent_bytes,
+            received_frame_count: traffic.received_frames,
+            received_bytes: traffic.received_bytes,
+            denied_frame_count: traffic.denied_frames,
+            dropped_frame_count: traffic.dropped_frames,
+        }
+    }
+}
+
+/// Ports of the host that lead to ports of a guest.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PortPair {
+    /// Protocol: tcp or udp.
+    protocol: String,
+    /// Address of the host. Null for all.
+    address: Option<String>,
+    /// First port of the host.
+    host_port: u16,
+    /// First port of the guest.
+    guest_port: u16,
+    /// Number of ports.
+    port_count: u16,
+}
+
+impl PortPair {
+    fn of(published: &Published) -> Self {
+        Self {
+            protocol: published.protocol.to_string(),
+            address: published.address.map(|address| address.to_string()),
+            host_port: published.host_port,
+            guest_port: published.guest_port,
+            port_count: published.count,
+        }
+    }
+}
+
+/// Published ports of a VM.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Port {
+    /// Name of the VM.
+    vm: String,
+    /// The ports.
+    #[serde(flatten)]
+    ports: PortPair,
+}
+
+impl Port {
+    /// Ports of the VM with this name.
+    pub fn of(vm: &str, published: &Published) -> Self {
+        Self {
+            vm: vm.to_owned(),
+            ports: PortPair::of(published),
         }
     }
 }

@@ -71,6 +71,9 @@ const TERMINAL: &[u64] = &[
     TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGWINSZ, FIONREAD, FIONBIO,
 ];
 
+/// Settings of a TAP device that is open: offloads, and queues in use.
+const TAP: &[u64] = &[TUNSETOFFLOAD, TUNSETQUEUE];
+
 /// A thread of glibc, with and without the flag that musl adds; nothing else may be cloned.
 const THREAD_FLAGS: &[u64] = &[0x3d_0f00, 0x7d_0f00];
 
@@ -173,6 +176,7 @@ const MEMORY: &[Call] = calls![
 
 const DEVICES: &[Call] = calls![
     SYS_ioctl: OneOf(1, TERMINAL),
+    SYS_ioctl: OneOf(1, TAP),
     SYS_epoll_create1,
     SYS_epoll_ctl,
     SYS_epoll_wait,
@@ -194,6 +198,7 @@ const CONTROL: &[Call] = calls![
 const OPERATIONS: &[Call] = calls![
     SYS_ioctl: Masked(1, TYPE, &[KVM, USERFAULTFD]),
     SYS_ioctl: OneOf(1, TERMINAL),
+    SYS_ioctl: OneOf(1, TAP),
     SYS_eventfd2,
     SYS_epoll_create1,
     SYS_epoll_ctl,

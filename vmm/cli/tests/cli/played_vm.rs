@@ -106,6 +106,7 @@ impl VmControl for Played {
             },
             restore: None,
             disks: Vec::new(),
+            nets: Vec::new(),
             snapshots_taken: Vec::new(),
             ring: None,
             sandbox: None,

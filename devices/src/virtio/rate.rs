@@ -78,7 +78,7 @@ impl Bucket {
     }
 }
 
-/// The buckets of one disk, and the queues that wait for them.
+/// The buckets of one device, and the queues that wait for them.
 pub(super) struct Throttle {
     bytes: Option<Bucket>,
     requests: Option<Bucket>,
@@ -157,7 +157,7 @@ impl Throttle {
     fn wake_after(&self, wait: Duration) -> bool {
         let set = self.timer.set(wait);
         if let Err(error) = &set {
-            tracing::error!(%error, "a disk's rate cannot be limited");
+            tracing::error!(%error, "a device's rate cannot be limited");
         }
         set.is_ok()
     }
