@@ -5,8 +5,7 @@
 #   scripts/debian-image.sh [OPTION]...
 #
 #   --release NAME         release of Debian (default: trixie, which is Debian 13; bookworm is 12)
-#   --include PACKAGE,...  more packages (repeatable). The guest has no network: what it needs must
-#                          be in the image
+#   --include PACKAGE,...  more packages (repeatable). `nvvmm run --net` gives the guest a network
 #   --size SIZE            size of the file system (default 2G); the file takes what is in use
 #   --output FILE          the image (default: debian.img). Kernel and initramfs get the same name
 #                          with .vmlinuz and .initrd
@@ -32,9 +31,9 @@ source "$here/lib/kernel.sh"
 source "$here/lib/room.sh"
 
 # virtio_pci is there so that the image boots in other machines, too.
-initramfs_modules=(virtio_mmio virtio_pci virtio_blk virtio_rng crc32c_generic ext4 overlay
-  vmw_vsock_virtio_transport)
-packages=(systemd-sysv udev dbus kmod procps login less vim-tiny iproute2)
+initramfs_modules=(virtio_mmio virtio_pci virtio_blk virtio_rng virtio_net crc32c_generic ext4
+  overlay vmw_vsock_virtio_transport)
+packages=(systemd-sysv systemd-resolved udev dbus kmod procps login less vim-tiny iproute2)
 release=trixie size=2G output=debian.img force=0 password_file='' agent='' mirror='' mode=auto
 
 parse_arguments() {
@@ -189,12 +188,25 @@ KillMode=process
 WantedBy=multi-user.target
 END
   ln -s ../nvvmm-agent.service "$add/etc/systemd/system/multi-user.target.wants/"
+  make_network "$add/etc/systemd"
   make_console "$add/etc/systemd/system"
+}
+
+# make_network SYSTEMD: a card gets its address, route and name servers by DHCP. Nothing waits for
+# it at boot.
+make_network() {
+  local unit
+  mkdir -p "$1/network"
+  printf '[Match]\nType=ether\n\n[Network]\nDHCP=yes\n' >"$1/network/80-dhcp.network"
+  for unit in systemd-networkd systemd-resolved; do
+    ln -s "/lib/systemd/system/$unit.service" "$1/system/multi-user.target.wants/"
+  done
+  ln -s /dev/null "$1/system/systemd-networkd-wait-online.service"
 }
 
 # make_console UNITS: a login on the serial console; without a password a shell of root. It does
 # not wait for udev as Debian's own unit does: on an emulated CPU the wait took too long. For the
-# same reason other limits are longer. There is no network, so nothing is fetched in a rhythm.
+# same reason other limits are longer, and nothing is fetched in a rhythm.
 make_console() {
   local units=$1 timer autologin='--autologin root '
   [[ -z $password_file ]] || autologin=

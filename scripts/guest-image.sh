@@ -22,7 +22,7 @@ source "$here/lib/programs.sh"
 
 # vsock_loopback is there so that tests see the agent refuse programs of the guest.
 guest_modules=(virtio_mmio virtio_blk virtio_rng crc32c_generic ext4 vmw_vsock_virtio_transport
-  vsock_loopback virtio_pmem nd_pmem erofs)
+  vsock_loopback virtio_pmem nd_pmem erofs virtio_net af_packet tcp_diag virtio_balloon)
 directory=guest kernel=cloud fresh=0 print=0
 
 while (($#)); do
@@ -64,13 +64,14 @@ prepare_initramfs() {
   local tree=$guest/initramfs stamp old
   build_guests
   stamp=$(cat "$guest/kernel/version" "$(witness_path)" "$(agent_path)" \
-    "$here"/{guest-image.sh,lib/guest-init.sh,lib/kernel.sh} | cksum)
+    "$here"/{guest-image.sh,lib/guest-init.sh,lib/guest-dhcp.sh,lib/kernel.sh} | cksum)
   old=$(cat "$guest/initramfs.stamp" 2>/dev/null || true)
   [[ ! -e $guest/initramfs.cpio || $old != "$stamp" ]] || return 0
   rm -rf "$tree"
-  mkdir -p "$tree"/{bin,proc,sys,dev,run,mnt,tmp}
+  mkdir -p "$tree"/{bin,etc,proc,sys,dev,run,mnt,tmp}
   cp "$(command -v busybox)" "$tree/bin/busybox"
   install -m 755 "$here/lib/guest-init.sh" "$tree/init"
+  install -m 755 "$here/lib/guest-dhcp.sh" "$tree/bin/guest-dhcp"
   install -m 755 "$(witness_path)" "$tree/bin/nvvmm-witness"
   install -m 755 "$(agent_path)" "$tree/bin/nvvmm-agent"
   add_modules "$guest/kernel" "$tree" "${guest_modules[@]}"

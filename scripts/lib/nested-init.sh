@@ -76,11 +76,13 @@ npt=$(cat /sys/module/kvm_amd/parameters/npt)
 shm=$(df -h /root/dev/shm | awk 'NR == 2 {print $2}')
 echo "Linux $(uname -r), kvm_amd npt=$npt, /dev/shm $shm" >"/root$control/up.$boot"
 
+# The root is that of a mount namespace: who is in a chroot gets no user namespaces.
+# shellcheck disable=SC2016 # the inner shell's argument
+in_root='cd /root && mount --move . / && exec chroot . /bin/bash "$1"'
 if [ "$(option shell)" = 1 ]; then
-  setsid -c chroot /root /bin/bash "$control/command" \
-    <>/root/dev/hvc0 >&0 2>&1
+  setsid -c unshare -m /bin/sh -c "$in_root" sh "$control/command" <>/root/dev/hvc0 >&0 2>&1
 else
-  NVVMM_NESTED_BOOT=$boot chroot /root /bin/bash "$control/command" \
+  NVVMM_NESTED_BOOT=$boot unshare -m /bin/sh -c "$in_root" sh "$control/command" \
     </root/dev/null >"/root$output" 2>&1
 fi
 status=$?

@@ -10,6 +10,7 @@ mod debugger;
 mod disk;
 mod life;
 mod memory;
+mod network;
 mod pool_disk;
 mod process;
 mod real_programs;
