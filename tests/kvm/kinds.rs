@@ -14,6 +14,26 @@ fn a_snapshot_of_a_vm_is_not_restarted_in_a_guest_whatever_that_guest_lacks() {
     assert!(!refused.stderr.contains("agent"), "{}", refused.stderr);
     host.run(&["restore", "nothing", "--into", &vm.name])
         .refused(3, "nothing");
+    // Nor is an image of another pool, and the VM's own pool may be named.
+    let other = Host::new(64);
+    host.run(&[
+        "restore",
+        "whole",
+        "--into",
+        &vm.name,
+        "--pool",
+        other.pool_str(),
+    ])
+    .refused(4, "--pool names");
+    host.run(&[
+        "restore",
+        "whole",
+        "--into",
+        &vm.name,
+        "--pool",
+        host.pool_str(),
+    ])
+    .refused(4, "not a snapshot of a process");
     vm.stop();
 }
 

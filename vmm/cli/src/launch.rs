@@ -74,12 +74,15 @@ pub fn restore(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, V
         return process_commands::restore(
             &vm,
             arguments.snapshot,
-            &process_commands::RestartChoice {
-                attach: arguments.attach,
-                window: arguments.window,
-                allow_root: arguments.allow_root,
-                json: arguments.start.json,
-            },
+            (
+                &process_commands::RestartChoice {
+                    attach: arguments.attach,
+                    window: arguments.window,
+                    allow_root: arguments.allow_root,
+                    json: arguments.start.json,
+                },
+                arguments.start.pool.given(),
+            ),
         );
     }
     if !detach::is_child() {

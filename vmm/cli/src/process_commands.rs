@@ -2,15 +2,16 @@
 
 use std::io::{IsTerminal, stdin};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 
-use nvvmm::VmError;
 use nvvmm::agent::call::{self, call};
 use nvvmm::control::registry::Entry;
 use nvvmm::control::{CaptureRequest, CapturedState, RestartRequest, RuntimeDir};
 use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm::sys::terminal::size_of;
 use nvvmm::vm::check_image;
+use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{Pool, counted};
 
 use super::args::SnapshotArguments;
@@ -82,7 +83,11 @@ pub struct RestartChoice {
 }
 
 /// `nvvmm restore --into`.
-pub fn restore(vm: &str, name: String, choice: &RestartChoice) -> Result<ExitCode, VmError> {
+pub fn restore(
+    vm: &str,
+    name: String,
+    (choice, pool): (&RestartChoice, Option<&Path>),
+) -> Result<ExitCode, VmError> {
     let &RestartChoice {
         attach,
         window,
@@ -91,6 +96,7 @@ pub fn restore(vm: &str, name: String, choice: &RestartChoice) -> Result<ExitCod
     } = choice;
     let entry = RuntimeDir::of_user()?.find(vm)?;
     // Before the agent is asked: a guest without one is not to blame for another kind of snapshot.
+    check_pool(&entry, pool)?;
     check_snapshot(&entry, &name)?;
     let agent = call(&entry.paths, call::PATIENCE)?;
     let mut client = connect(&entry)?;
@@ -117,6 +123,28 @@ pub fn restore(vm: &str, name: String, choice: &RestartChoice) -> Result<ExitCod
         output::print(&output::report(&line, &restart_details(&report)))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses another pool than that of the VM: its image has blocks of its own pool.
+fn check_pool(vm: &Entry, given: Option<&Path>) -> Result<(), VmError> {
+    let (Some(given), Some(record)) = (given, &vm.record) else {
+        return Ok(());
+    };
+    let found = given
+        .canonicalize()
+        .map_err(|e| VmError::io(format_args!("find the pool {}", given.display()), &e))?;
+    if record.pool.canonicalize().is_ok_and(|own| own == found) {
+        return Ok(());
+    }
+    let (own, given) = (record.pool.display(), given.display());
+    Err(VmError::new(
+        ErrorKind::Refused,
+        format!("the VM is in the pool {own}, and --pool names {given}"),
+    )
+    .with_remedy(format!(
+        "an image is restarted in a VM of its own pool: 'nvvmm send IMAGE --pool {given} | nvvmm \
+         receive --pool {own}' brings it there"
+    )))
 }
 
 /// Checks that the snapshot is there and is one of processes. The VM process checks it, too: a

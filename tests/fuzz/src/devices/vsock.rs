@@ -38,7 +38,7 @@ pub(super) struct Programs {
 
 impl Programs {
     pub(super) fn new() -> Self {
-        let path = path().with_extension(format!("vsock_{HOST_PORT}"));
+        let path = Self::path();
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).expect("a socket");
         listener.set_nonblocking(true).expect("a socket option");
@@ -46,6 +46,10 @@ impl Programs {
             listener,
             streams: Vec::new(),
         }
+    }
+
+    fn path() -> PathBuf {
+        path().with_extension(format!("vsock_{HOST_PORT}"))
     }
 
     fn add(&mut self, stream: UnixStream) {
@@ -82,6 +86,12 @@ impl Programs {
             5 => drop(stream.shutdown(Shutdown::Read)),
             _ => drop(self.streams.swap_remove(which)),
         }
+    }
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(Self::path());
     }
 }
 

@@ -1,6 +1,6 @@
 //! Options of `nvvmm pool`, and the choice of the pool.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
@@ -160,6 +160,11 @@ impl PoolOption {
     /// The pool at `path`, or where the environment says.
     pub fn of(path: Option<PathBuf>) -> Self {
         Self { pool: path }
+    }
+
+    /// Path of the pool that the option names.
+    pub fn given(&self) -> Option<&Path> {
+        self.pool.as_deref()
     }
 
     /// Path of the pool that the user named: by the option, else by the variable `NVVMM_POOL`.
