@@ -69,6 +69,7 @@ impl VmControl for FakeVm {
             ring: None,
             sandbox: None,
             reboot_count: 0,
+            has_agent: false,
         }
     }
 

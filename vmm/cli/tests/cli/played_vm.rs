@@ -110,6 +110,7 @@ impl VmControl for Played {
             ring: None,
             sandbox: None,
             reboot_count: 0,
+            has_agent: false,
         }
     }
 
