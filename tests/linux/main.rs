@@ -7,6 +7,7 @@ mod agent;
 mod block;
 mod debugger;
 mod disk;
+mod identity;
 mod life;
 mod memory;
 mod pool_disk;
