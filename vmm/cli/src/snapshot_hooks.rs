@@ -6,7 +6,7 @@ use nvvmm::VmError;
 use nvvmm::agent::hooks::SnapshotHooks;
 use nvvmm::control::{VmRuntimePaths, VmState, VmStatus};
 
-use super::terminal::tell;
+use super::message;
 
 /// Runs the hooks before a snapshot of the VM, if an agent in its guest can. A guest that stands
 /// still cannot.
@@ -28,6 +28,6 @@ pub fn before(
 /// Runs the hooks after it. A failure is told, and changes nothing.
 pub fn after(hooks: Option<SnapshotHooks>) {
     if let Some(Err(error)) = hooks.map(SnapshotHooks::after) {
-        tell(&format!("nvvmm: warning: {}\n", error.message));
+        message::warn(&error.message);
     }
 }
