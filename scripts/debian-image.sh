@@ -164,6 +164,9 @@ make_additions() {
   local add=$work/add
   mkdir -p "$add"/{etc/systemd/system/multi-user.target.wants,usr/local/sbin,usr/lib/modules}
   install -m 755 "$agent" "$add/usr/local/sbin/nvvmm-agent"
+  # Modes are kept: a hook that is not executable is off.
+  mkdir -p "$add/etc/nvvmm"
+  cp -a "$NVVMM_ROOT"/guest/agent/hooks/{snapshot.d,restored.d} "$add/etc/nvvmm/"
   cp -a "$kernel_dir/lib/modules/$kernel_version" "$add/usr/lib/modules/"
   rm -f "$add/usr/lib/modules/$kernel_version"/{build,source,vmlinuz}
   echo debian >"$add/etc/hostname"

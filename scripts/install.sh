@@ -15,8 +15,8 @@
 # Nothing else of the host is changed. For root, nvvmm@.service goes to PREFIX/lib/systemd/system.
 # DESTDIR is put before every path, for packagers; the devices of this host then stay as they are.
 # Everything is built first, with optimisations. PREFIX/lib/nvvmm gets what runs in guests:
-# nvvmm-agent, linked statically, and nvvmm-bare-metal, a guest to try. scripts/package.sh makes a
-# package.
+# nvvmm-agent, linked statically, its hooks, and nvvmm-bare-metal, a guest to try.
+# scripts/package.sh makes a package.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/programs.sh"
@@ -115,6 +115,7 @@ if ((uninstall)); then
   rm -f "$to/bin/nvvmm" "$to"/share/man/man1/nvvmm{,-*}.1
   for each in "${completions[@]}"; do rm -f "$to/${each#* }"; done
   rm -f "$unit" "$guests"/nvvmm-{agent,bare-metal}
+  rm -rf "$guests/hooks"
   [[ ! -d $guests ]] || rmdir --ignore-fail-on-non-empty "$guests"
   say "removed from $to"
   remove_rule
@@ -139,7 +140,12 @@ for each in "${completions[@]}"; do
 done
 install -D -m 755 "$(agent_path)" "$guests/nvvmm-agent"
 install -D -m 755 "$(bare_metal_path)" "$guests/nvvmm-bare-metal"
-say "installed to $to: bin/nvvmm, lib/nvvmm/nvvmm-agent and nvvmm-bare-metal for guests," \
+rm -rf "$guests/hooks"
+# The modes are the hooks' own: one that is not executable is off.
+for each in "$NVVMM_ROOT"/guest/agent/hooks/{snapshot.d,restored.d}/*; do
+  install -D -m "$(stat -c %a "$each")" "$each" "$guests/hooks/${each#*/agent/hooks/}"
+done
+say "installed to $to: bin/nvvmm, lib/nvvmm/nvvmm-agent, hooks and nvvmm-bare-metal for guests," \
   "man pages, completions for bash, zsh and fish"
 if is_for_all; then
   install -d "$(dirname "$unit")"

@@ -8,11 +8,11 @@
 #   --force        replaces files that exist
 #   -h, --help     this text
 #
-# Both have: the program, nvvmm-agent (static) and the bare-metal guest in lib/nvvmm, man pages,
-# completions for bash, zsh and fish, the udev rule that lets the group kvm run VMs, nvvmm@.service,
-# and the licence. Everything is built first, with optimisations. The program needs the C library
-# of the distribution that it is built on, or a newer one. Nothing of this host is changed, and no
-# root is needed.
+# Both have: the program, nvvmm-agent (static), its hooks and the bare-metal guest in lib/nvvmm, man
+# pages, completions for bash, zsh and fish, the udev rule that lets the group kvm run VMs,
+# nvvmm@.service, and the licence. Everything is built first, with optimisations. The program needs
+# the C library of the distribution that it is built on, or a newer one. Nothing of this host is
+# changed, and no root is needed.
 #
 #   nvvmm_VERSION_amd64.deb              sudo apt install ./nvvmm_VERSION_amd64.deb
 #   nvvmm-VERSION-x86_64-linux.tar.xz    sudo tar -C /usr/local --strip-components=1 -xf FILE

@@ -274,6 +274,45 @@ fn a_restored_guest_is_told_and_its_streams_are_not_the_originals() {
     host.assert_pool_clean();
 }
 
+/// The hooks write what they are told.
+#[test]
+fn hooks_run_around_a_snapshot_and_a_copy_ends_what_the_snapshot_has_begun() {
+    let host = Host::new(768);
+    let vm = boot_without_witness(&host, 160);
+    output(
+        &host,
+        &vm,
+        "mkdir -p /etc/nvvmm/snapshot.d; cd /etc/nvvmm/snapshot.d
+         printf '#!/bin/sh\\necho a $1 $NVVMM_SNAPSHOT >>/tmp/log\\n' >10-a
+         printf '#!/bin/sh\\necho b $1 >>/tmp/log; [ $1 = after ] || [ ! -e /tmp/fail ]\\n' >20-b
+         chmod +x *",
+    );
+    let log = "cat /tmp/log";
+    host.run(&["snapshot", &vm.name, "s1", "--hooks-timeout", "5m"])
+        .ok();
+    let all = "a before s1\nb before\nb after\na after s1\n";
+    assert_eq!(output(&host, &vm, log), all);
+    host.run(&["snapshot", &vm.name, "s2", "--no-hooks"]).ok();
+    assert_eq!(output(&host, &vm, log), all, "they are left out");
+    output(&host, &vm, "touch /tmp/fail");
+    let failing = ["snapshot", &vm.name, "s3", "--hooks-timeout", "5m"];
+    host.run(&failing).refused(4, "20-b before: exit status 1");
+    host.run(&["restore", "s3"]).refused(3, "s3");
+    assert_eq!(
+        output(&host, &vm, log),
+        all.replace("s1", "s3").repeat(2).replacen("s3", "s1", 2)
+    );
+    vm.stop();
+
+    let copy = host.restore("s1", &[]);
+    assert_eq!(
+        wait_for(&host, &copy, "grep -q 'a after' /tmp/log && cat /tmp/log"),
+        all
+    );
+    copy.stop();
+    host.assert_pool_clean();
+}
+
 #[test]
 fn a_user_of_the_guest_neither_reaches_the_agent_nor_takes_its_place() {
     let host = Host::new(512);

@@ -8,6 +8,7 @@ mod block;
 mod debian;
 mod debugger;
 mod disk;
+mod identity;
 mod life;
 mod memory;
 mod network;

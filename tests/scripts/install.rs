@@ -30,8 +30,13 @@ esac
 "#;
 
 /// All that is installed, below the prefix.
-const INSTALLED: [&str; 8] = [
+const INSTALLED: [&str; 13] = [
     "bin/nvvmm",
+    "lib/nvvmm/hooks/restored.d/10-machine-id",
+    "lib/nvvmm/hooks/restored.d/20-hostname",
+    "lib/nvvmm/hooks/restored.d/30-ssh-host-keys",
+    "lib/nvvmm/hooks/restored.d/80-renew-dhcp",
+    "lib/nvvmm/hooks/snapshot.d/50-freeze",
     "lib/nvvmm/nvvmm-agent",
     "lib/nvvmm/nvvmm-bare-metal",
     "share/bash-completion/completions/nvvmm",

@@ -1,4 +1,4 @@
-//! What a guest can tell its copies apart by: the generation identifier (VMGenID, Microsoft's
+//! The identity of a guest among its copies: the generation identifier (VMGenID, Microsoft's
 //! "Virtual Machine Generation ID") and the VMClock page, both in guest memory.
 //!
 //! Both get new values before a vCPU runs that was restored or rewound. A snapshot alone changes
@@ -22,7 +22,7 @@ const KIND: &str = "identity";
 const INSTANCE: &str = "identity0";
 const VERSION: u16 = 1;
 
-/// Where in guest memory the values are.
+/// Addresses of the values in guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdentityPlaces {
     /// Guest physical address of the generation identifier.
@@ -76,7 +76,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// That of a guest without a place for the values.
+    /// Stands for a guest without a place for the values.
     pub fn absent(places: IdentityPlaces) -> Self {
         Self {
             places,

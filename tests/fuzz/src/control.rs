@@ -78,6 +78,7 @@ impl VmControl for CountingVm {
             ring: None,
             sandbox: None,
             reboot_count: 0,
+            has_agent: false,
         }
     }
 

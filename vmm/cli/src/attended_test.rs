@@ -19,6 +19,7 @@ fn one_who_leaves_is_told_how_to_come_back_and_to_end_it() {
         },
         uptime_ms: 0,
         reboot_count: 0,
+        has_agent: false,
         console: None,
         ram: RamCounters::default(),
         restore: None,

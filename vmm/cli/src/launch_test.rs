@@ -43,6 +43,7 @@ fn status(origin: VmOrigin, restore: Option<RestoreReport>) -> VmStatus {
         ring: None,
         sandbox: None,
         reboot_count: 0,
+        has_agent: false,
     }
 }
 

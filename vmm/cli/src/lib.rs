@@ -65,6 +65,7 @@ mod scrub_command;
 mod send_command;
 mod shutdown_command;
 mod snapshot_commands;
+mod snapshot_hooks;
 mod snapshot_tree;
 mod spare_command;
 mod spares;

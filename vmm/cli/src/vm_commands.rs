@@ -18,7 +18,9 @@ use super::names::{self, Chosen, Kind};
 use super::output;
 use super::ps_table::{self, Columns, Row};
 use super::terminal::{shown_in_line, tell};
-use super::{json, outside_disks, past_commands, process_commands, ring_commands, spares};
+use super::{
+    json, outside_disks, past_commands, process_commands, ring_commands, snapshot_hooks, spares,
+};
 
 /// Time that a VM process has to end once it has agreed to.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -460,16 +462,32 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         durability,
         verify,
         disks_only,
+        no_hooks,
+        hooks_timeout,
         json: form,
     } = arguments;
     let dir = RuntimeDir::of_user()?;
-    let report = connect(&dir.find(&vm)?)?.snapshot(SnapshotRequest {
+    let entry = dir.find(&vm)?;
+    let hooks = match no_hooks {
+        true => None,
+        false => {
+            let status = connect(&entry)?.status()?;
+            snapshot_hooks::before(&entry.paths, &status, &name, hooks_timeout)?
+        }
+    };
+    // A stream of its own: the hooks may have taken longer than a VM waits for a request.
+    let taken = connect(&entry)?.snapshot(SnapshotRequest {
         name,
         stop,
         durability,
         verify,
         disks_only,
-    })?;
+    });
+    // A VM that ends runs them in the copies that go on from the snapshot.
+    if !stop || taken.is_err() {
+        snapshot_hooks::after(hooks);
+    }
+    let report = taken?;
     if stop {
         wait_until_gone(&dir, &vm)?;
     }

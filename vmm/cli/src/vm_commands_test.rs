@@ -29,6 +29,7 @@ fn status() -> VmStatus {
         ring: None,
         sandbox: None,
         reboot_count: 0,
+        has_agent: false,
     }
 }
 

@@ -104,6 +104,11 @@ impl AgentLink {
         state.end_stream();
     }
 
+    /// An agent of this guest is there: its stream lives.
+    pub fn has_agent(&self) -> bool {
+        self.shared.state().stream.as_ref().is_some_and(is_alive)
+    }
+
     /// Sets the listener for frames that the guest says it does not use.
     pub fn on_idle(&self, listener: impl Fn(&[Frames]) + Send + Sync + 'static) {
         *self.shared.on_idle() = Some(Box::new(listener));

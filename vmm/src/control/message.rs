@@ -188,7 +188,7 @@ pub enum TimeOfDay {
     Step,
     /// The same, and whoever restores waits for it.
     StepAwaited,
-    /// It goes on from the snapshot's.
+    /// The time goes on from the snapshot's.
     Keep,
 }
 
@@ -539,6 +539,9 @@ pub struct VmStatus {
     /// Reboots of its guest, in this VM process.
     #[serde(default)]
     pub reboot_count: u64,
+    /// An agent in its guest keeps a stream to it.
+    #[serde(default)]
+    pub has_agent: bool,
 }
 
 /// Layers that confine a VM process.

@@ -70,6 +70,7 @@ impl VmControl for FakeVm {
             ring: None,
             sandbox: None,
             reboot_count: 0,
+            has_agent: false,
         }
     }
 

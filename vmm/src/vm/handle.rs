@@ -145,8 +145,9 @@ impl Vm {
     }
 
     /// Waits until the guest's agent has set the guest's clock, if that was asked for
-    /// ([`TimeOfDay::StepAwaited`](crate::control::TimeOfDay::StepAwaited)): at most for `limit`, and not for a VM that is paused.
-    /// Gives the status then; the report of the restore in it says what became of the clock.
+    /// ([`TimeOfDay::StepAwaited`](crate::control::TimeOfDay::StepAwaited)): at most for `limit`,
+    /// and not for a VM that is paused. Gives the status then; the report of the restore in it
+    /// says what became of the clock.
     pub fn wait_clock(&self, limit: Duration) -> VmStatus {
         let until = Instant::now() + limit;
         let mut status = self.status();

@@ -46,6 +46,7 @@ pub(super) fn live(
     let vsock = options.vsock.as_deref();
     let (agent, vsock_socket) = guest_sockets(options.vsock_sockets, vsock, supervisor)?;
     let agent = agent.map(Arc::new);
+    supervisor.look_for_agent(agent.as_ref());
     let mut builder = Builder {
         name: &options.name,
         pool,

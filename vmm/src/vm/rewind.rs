@@ -222,6 +222,7 @@ impl RunningVm {
             self.stand_still_unless_written(&read.saved, snapshot)?
                 .keep();
         }
+        supervisor.clock_is_open();
         Ok(Rewinding {
             read: Ok(read),
             spec: self.spec.clone(),

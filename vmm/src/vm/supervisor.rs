@@ -22,6 +22,7 @@ use super::{
     standby::{Standby, Taken},
 };
 use crate::{
+    agent::link::AgentLink,
     checkpoint::report::{AuditReport, GuestClock, SnapshotReport},
     control::{
         CaptureRequest, ResizedDisk, RestartRequest, RewindRequest, RingRequest, SandboxStatus,
@@ -64,6 +65,8 @@ pub(super) struct Supervisor {
     pub(super) own: Mutex<OwnCheckpoints>,
     /// Outcome for the guest's clock, if the guest's agent has told.
     clock: Mutex<Option<GuestClock>>,
+    /// The link to the guest's agent.
+    agent: OnceLock<Weak<AgentLink>>,
     reboots: Reboots,
     /// Standing by, before somebody takes the VM.
     pub(super) standby: Standby,
@@ -144,6 +147,7 @@ impl Supervisor {
             ring: Mutex::new(None),
             own: Mutex::default(),
             clock: Mutex::default(),
+            agent: OnceLock::new(),
             reboots: Reboots::of(options),
             standby: Standby::default(),
         })
@@ -256,6 +260,18 @@ impl Supervisor {
         }
     }
 
+    /// Has the status tell if an agent of the guest is there.
+    pub fn look_for_agent(&self, agent: Option<&Arc<AgentLink>>) {
+        let _ = self
+            .agent
+            .set(agent.map(Arc::downgrade).unwrap_or_default());
+    }
+
+    fn has_agent(&self) -> bool {
+        let agent = self.agent.get().and_then(Weak::upgrade);
+        agent.is_some_and(|agent| agent.has_agent())
+    }
+
     /// The guest's agent has done all that a restore needs, but for these failures.
     pub fn settled(&self, failures: &[String]) {
         let clock = match failures.iter().any(|text| text.contains(CLOCK_FAILURE)) {
@@ -359,6 +375,7 @@ impl VmControl for Supervisor {
             ring: self.ring().as_ref().map(Ring::status),
             sandbox: facts.sandbox,
             reboot_count: self.reboots.count(),
+            has_agent: self.has_agent(),
         };
         if let Some(notice) = self.reboots.notice(Instant::now()) {
             status.notice = Some(notice);

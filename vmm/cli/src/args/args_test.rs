@@ -1,5 +1,8 @@
+use std::time::Duration;
+
 use clap::CommandFactory;
 use clap::error::ErrorKind as ClapError;
+use nvvmm::control::TimeOfDay;
 
 use super::*;
 
@@ -65,6 +68,53 @@ fn restore_takes_its_options() {
         ("base", true, true)
     );
     assert_eq!(restore.disks.len(), 1);
+}
+
+#[test]
+fn the_time_of_day_is_stepped_unless_it_is_to_be_kept() {
+    for (options, expected) in [
+        ("", TimeOfDay::Step),
+        (" --clock step", TimeOfDay::StepAwaited),
+        (" --clock keep", TimeOfDay::Keep),
+    ] {
+        let line = format!("nvvmm restore base{options}");
+        let Ok(Command::Restore(restore)) = parse(&line) else {
+            panic!("{line}")
+        };
+        assert_eq!(restore.time_of_day(), expected, "{line}");
+    }
+    for (options, expected) in [
+        ("", ClockChoice::Step),
+        (" --clock keep", ClockChoice::Keep),
+    ] {
+        let line = format!("nvvmm rewind web{options}");
+        let Ok(Command::Rewind(rewind)) = parse(&line) else {
+            panic!("{line}")
+        };
+        assert_eq!(rewind.clock, expected, "{line}");
+    }
+}
+
+#[test]
+fn hooks_have_a_time_limit_or_are_left_out() {
+    let Ok(Command::Snapshot(snapshot)) = parse("nvvmm snapshot web s --hooks-timeout 2m") else {
+        panic!("not understood")
+    };
+    assert_eq!(snapshot.hooks_timeout, Duration::from_secs(120));
+    let Ok(Command::Snapshot(snapshot)) = parse("nvvmm snapshot web s") else {
+        panic!("not understood")
+    };
+    let default = (snapshot.hooks_timeout, snapshot.no_hooks);
+    assert_eq!(default, (Duration::from_secs(10), false));
+    for refused in [
+        "nvvmm snapshot web s --no-hooks --hooks-timeout 1s",
+        "nvvmm snapshot web s --process 7 --no-hooks",
+    ] {
+        assert!(parse(refused).is_err(), "{refused}");
+    }
+    // The default of one option is no reason to refuse another.
+    assert!(parse("nvvmm snapshot web s --process 7").is_ok());
+    assert!(parse("nvvmm snapshot web s --no-hooks").is_ok());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Options of the commands about snapshots.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
@@ -72,6 +73,22 @@ pub struct SnapshotArguments {
     /// most a fifth of one CPU for this.
     #[arg(long)]
     pub verify: bool,
+    /// Do not run the guest's hooks
+    ///
+    /// A guest with nvvmm-agent runs the programs in /etc/nvvmm/snapshot.d before the snapshot,
+    /// with the argument 'before', and after it, with 'after'. If one fails before, there is no
+    /// snapshot.
+    #[arg(long, conflicts_with = "process")]
+    pub no_hooks: bool,
+    /// Time that the guest's hooks may take before the snapshot, and again after it
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10s",
+        value_parser = values::time_limit,
+        conflicts_with_all = ["process", "no_hooks"],
+    )]
+    pub hooks_timeout: Duration,
     /// The form of the output.
     #[command(flatten)]
     pub json: JsonFlag,

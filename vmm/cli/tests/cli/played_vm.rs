@@ -111,6 +111,7 @@ impl VmControl for Played {
             ring: None,
             sandbox: None,
             reboot_count: 0,
+            has_agent: false,
         }
     }
 

@@ -28,7 +28,7 @@ const TSS_BITMAP_OFFSET_AT: u64 = 0x66;
 const TSS_BITMAP_OFFSET: u16 = 0x68;
 const TSS_BITMAP_END_AT: u64 = 0x2068;
 
-/// What a program's flat note says.
+/// The content of a program's flat note.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FlatNote {
     /// The guest looks at the memory by which copies are told apart.

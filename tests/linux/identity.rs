@@ -1,0 +1,52 @@
+//! A Linux guest learns from its generation identifier that it is a copy, and its clocks go on.
+
+use nvvmm_tests::agent::{output, sh, wait_for};
+use nvvmm_tests::{Host, Vm, witness::boot_without_witness};
+
+/// Lines of the kernel about a new generation.
+const FORKS: &str = "dmesg | grep -c 'virtual machine fork' || true";
+/// Lines of the kernel about time that it did not expect.
+const STALLS: &str = "dmesg | grep -ciE 'soft lockup|rcu.*stall|marking.*unstable' || true";
+
+fn number(host: &Host, vm: &Vm<'_>, script: &str) -> u64 {
+    let text = output(host, vm, script);
+    let number = text.trim().parse();
+    number.unwrap_or_else(|_| panic!("{script}: {text}"))
+}
+
+#[test]
+fn copies_and_rewound_vms_reseed_by_their_generation_and_their_clocks_go_on() {
+    let host = Host::new(768);
+    let vm = boot_without_witness(&host, 160);
+    let devices = "cd /sys/bus/acpi/devices && cat VMGENCTR:00/hid AMZNC10C:00/hid";
+    assert_eq!(output(&host, &vm, devices), "VMGENCTR\nAMZNC10C\n");
+    let bound = "ls -d /sys/bus/*/drivers/vmgenid/VMGENCTR:00";
+    let has_driver = sh(&host, &vm, bound).code == 0;
+    let is_reseeded = |vm: &Vm<'_>| {
+        if has_driver {
+            wait_for(&host, vm, &format!("[ $({FORKS}) = 1 ]"));
+        } else {
+            eprintln!("the guest's kernel has no driver for VMGenID (CONFIG_VMGENID)");
+        }
+    };
+    let uptime = "cut -d' ' -f1 /proc/uptime | tr -d .";
+    let before = number(&host, &vm, uptime);
+    let stalls = number(&host, &vm, STALLS);
+    vm.snapshot("base");
+    assert_eq!(number(&host, &vm, FORKS), 0, "a snapshot is no fork");
+    let time = "date +%s";
+    for options in [&[][..], &["--clock", "keep"]] {
+        let copy = host.restore("base", options);
+        is_reseeded(&copy);
+        assert!(number(&host, &copy, uptime) >= before, "{options:?}");
+        assert!(number(&host, &copy, time) > 1_600_000_000, "{options:?}");
+        assert_eq!(number(&host, &copy, STALLS), stalls, "{options:?}");
+        copy.stop();
+    }
+    host.run(&["rewind", &vm.name, "--to", "base"]).ok();
+    is_reseeded(&vm);
+    assert!(number(&host, &vm, uptime) >= before);
+    assert_eq!(number(&host, &vm, STALLS), stalls);
+    vm.stop();
+    host.assert_pool_clean();
+}
