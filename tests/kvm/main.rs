@@ -34,6 +34,7 @@ mod lacks;
 mod library;
 mod life;
 mod moving;
+mod network;
 mod never_run;
 mod other_user;
 mod pool_disks;

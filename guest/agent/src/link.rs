@@ -64,7 +64,9 @@ fn talk() -> Option<()> {
     *STREAM.lock().unwrap_or_else(PoisonError::into_inner) = stream.try_clone().ok();
     while let Ok(message) = receive(&mut stream) {
         if let ToGuest::Restored(restored) = message {
-            let failures = notice::act_on(&restored, &Places::default());
+            // Before the hooks, which may renew addresses.
+            let mut failures = notice::end_connections();
+            failures.extend(notice::act_on(&restored, &Places::default()));
             for failure in &failures {
                 eprintln!("nvvmm-agent: after the restore: {failure}");
             }

@@ -3,6 +3,7 @@
 //! was restored it tells the guest. README.md says how to set it up.
 
 mod attached;
+mod connections;
 mod files;
 mod first_process;
 mod link;

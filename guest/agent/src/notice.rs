@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use nvvmm_protocol::{Restored, Role};
 
-use crate::sys;
+use crate::{connections, sys};
 
 /// Places where programs of the guest learn of a restore.
 pub struct Places {
@@ -24,6 +24,21 @@ impl Default for Places {
             file: "/run/nvvmm/restored".into(),
             hooks: "/etc/nvvmm/restored.d".into(),
         }
+    }
+}
+
+/// Variable that leaves TCP connections as they are after a restore.
+const KEEP_CONNECTIONS: &str = "NVVMM_KEEP_CONNECTIONS";
+
+/// Ends TCP connections to other machines, unless the agent's environment says otherwise: they
+/// cannot live on, and programs are to learn it now. Returns what failed.
+pub fn end_connections() -> Vec<String> {
+    if std::env::var_os(KEEP_CONNECTIONS).is_some() {
+        return Vec::new();
+    }
+    match connections::end_all() {
+        Ok(_) => Vec::new(),
+        Err(error) => vec![format!("cannot end connections: {error}")],
     }
 }
 

@@ -162,6 +162,49 @@ fn vsock_address(cid: u32, port: u32) -> libc::sockaddr_vm {
     }
 }
 
+/// A netlink socket at which the kernel tells of sockets, and ends them.
+pub struct DiagSocket(OwnedFd);
+
+impl DiagSocket {
+    /// Most bytes of one answer: the kernel's own bound.
+    const BYTES: usize = 64 << 10;
+
+    /// Opens one.
+    pub fn open() -> io::Result<Self> {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+        // SAFETY: takes no pointers.
+        let made = check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_SOCK_DIAG) })?;
+        // SAFETY: the descriptor was just made and nobody else has it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(made) }))
+    }
+
+    /// Sends a message to the kernel.
+    pub fn send(&self, message: &[u8]) -> io::Result<()> {
+        let (bytes, length) = (message.as_ptr().cast(), message.len());
+        // SAFETY: pointer and length are those of a live slice, which is only read. A socket that
+        // is not connected sends to the kernel.
+        let sent = unsafe { libc::send(self.0.as_raw_fd(), bytes, length, 0) };
+        check(sent as libc::c_int).map(drop)
+    }
+
+    /// Waits for an answer.
+    pub fn receive(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; Self::BYTES];
+        let place = bytes.as_mut_ptr().cast();
+        // SAFETY: pointer and length are those of a live, exclusively borrowed buffer.
+        let read = unsafe { libc::recv(self.0.as_raw_fd(), place, Self::BYTES, 0) };
+        bytes.truncate(check(read as libc::c_int)? as usize);
+        Ok(bytes)
+    }
+}
+
+/// Moves this thread into a network of its own. False where that is not allowed.
+#[cfg(test)]
+pub fn enter_own_network() -> bool {
+    // SAFETY: takes no pointers.
+    unsafe { libc::unshare(libc::CLONE_NEWNET) == 0 }
+}
+
 /// Ignores a signal from now on, in all of this process.
 #[cfg(test)]
 pub fn ignore(signal: i32) {

@@ -134,7 +134,7 @@ fn restore_anew(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, 
         let net = match network.net {
             // The card stays where it was, with these ports.
             None => None,
-            Some(_) => net_values::chosen(network)?,
+            Some(_) => net_values::chosen(network)?.map(Box::new),
         };
         let boot = kernel.map(|kernel| boot_choice(&kernel, initramfs.as_deref(), cmdline));
         Ok(VmSource::Restore(RestoreOptions {

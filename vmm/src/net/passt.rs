@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -80,7 +80,7 @@ impl Passt {
         Ok(Self {
             child,
             stream,
-            said: File::from(OwnedFd::from(said)),
+            said: File::from(said),
         })
     }
 

@@ -129,6 +129,9 @@ fn net_kind(error: &NetError) -> ErrorKind {
         NetError::NoPasst | NetError::Passt(_) => ErrorKind::HostLacks,
         NetError::Port { .. } | NetError::NotListening { .. } => ErrorKind::Refused,
         NetError::Descriptor { .. } => ErrorKind::Usage,
+        NetError::Tap { source, .. } if source.raw_os_error() == Some(libc::ENODEV) => {
+            ErrorKind::NotFound
+        }
         NetError::Tap { source, .. }
         | NetError::Namespace { source, .. }
         | NetError::Host { source, .. } => ErrorKind::of_io(source),

@@ -180,7 +180,7 @@ fn nothing_that_a_foreign_snapshot_names_of_a_network_is_used() {
         assert!(refused.contains("--net none"), "{refused}");
         assert!(!refused.contains('\u{1b}'), "{refused}");
         let none = RestoreOptions {
-            net: Some(NetChoice::of(NetSource::None)),
+            net: Some(Box::new(NetChoice::of(NetSource::None))),
             ..RestoreOptions::from("base")
         };
         assert_eq!(restored(source, true, &none), Ok(NetSource::None));
@@ -194,7 +194,7 @@ fn a_guest_keeps_what_it_knows_of_its_card() {
         ..NetChoice::of(NetSource::None)
     };
     let restore = RestoreOptions {
-        net: Some(choice),
+        net: Some(Box::new(choice)),
         ..RestoreOptions::from("base")
     };
     let refused = restored(NetSource::None, false, &restore).unwrap_err();
@@ -205,7 +205,7 @@ fn a_guest_keeps_what_it_knows_of_its_card() {
 fn a_machine_without_a_card_gets_none() {
     let spec = || VmSpec::builder("/kernel").build();
     let restore = |source| RestoreOptions {
-        net: Some(NetChoice::of(source)),
+        net: Some(Box::new(NetChoice::of(source))),
         ..RestoreOptions::from("base")
     };
     let passt = restore(NetSource::Passt { published: vec![] });

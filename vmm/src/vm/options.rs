@@ -170,7 +170,7 @@ pub struct RestoreOptions {
     pub boot: Option<BootChoice>,
     /// Network in place of that of the snapshot's machine. A snapshot that came from elsewhere and
     /// has a card needs it.
-    pub net: Option<NetChoice>,
+    pub net: Option<Box<NetChoice>>,
     /// Ports of the host that lead into the guest, where the card stays at passt. Those of the
     /// snapshot's VM are not published again.
     pub published: Vec<Published>,

@@ -38,7 +38,8 @@ fn frames_go_through_a_tap_device_of_several_queues() {
     let socket = UdpSocket::bind("192.0.2.1:0").unwrap();
     socket.send_to(b"to the guest", "192.0.2.2:7").unwrap();
     let mut packet = Vec::new();
-    let found = (0..1000).any(|_| {
+    let found = (0..5000).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(1));
         let received = tap.receive(0, &mut packet);
         received.is_ok() && packet.ends_with(b"to the guest")
     });

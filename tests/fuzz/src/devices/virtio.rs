@@ -20,7 +20,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_PMEM;
 use virtio_bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::vsock;
+use super::{network, vsock};
 use crate::script::Script;
 
 type Memory = GuestMemoryMmap<()>;
@@ -64,6 +64,10 @@ pub(crate) enum Kind {
     SlowDisk,
     Rng,
     Vsock,
+    /// A network card, which may be limited to few frames.
+    Net {
+        limited: bool,
+    },
     /// A pmem device. It has memory in its slot until it is reset, or never.
     Pmem {
         shown: bool,
@@ -71,10 +75,15 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn device(self) -> Box<dyn VirtioDevice<Memory>> {
+    fn device(self, network: &mut Option<network::Network>) -> Box<dyn VirtioDevice<Memory>> {
         match self {
             Kind::Rng => Box::new(Rng::new()),
             Kind::Vsock => Box::new(vsock::device()),
+            Kind::Net { limited } => {
+                let (card, other) = network::card(limited);
+                *network = Some(other);
+                Box::new(card)
+            }
             Kind::Pmem { shown } => {
                 let slot = Arc::new(PmemBacking::new(Arc::new(|| {})));
                 if shown {
@@ -132,20 +141,24 @@ pub(crate) struct Machine {
     pub(crate) transport: MmioTransport<Arc<Memory>>,
     pub(crate) events: EventManager<QueueSubscriber<Arc<Memory>>>,
     irq: Arc<CountingIrq>,
+    /// The other side of a network card.
+    network: Option<network::Network>,
 }
 
 impl Machine {
     pub(crate) fn new(kind: Kind, instance: &str, memory: &Arc<Memory>) -> Self {
         let irq = Arc::new(CountingIrq::default());
-        let transport =
-            MmioTransport::new(instance, kind.device(), Arc::clone(memory), irq.clone())
-                .expect("a transport");
+        let mut network = None;
+        let device = kind.device(&mut network);
+        let transport = MmioTransport::new(instance, device, Arc::clone(memory), irq.clone())
+            .expect("a transport");
         let mut events = EventManager::new().expect("an event loop");
         events.add_subscriber(transport.subscriber());
         Self {
             transport,
             irq,
             events,
+            network,
         }
     }
 
@@ -245,6 +258,9 @@ impl Guest {
             _ => {
                 if let Some(programs) = &mut self.programs {
                     programs.step(script);
+                }
+                if let Some(network) = &mut self.machine().network {
+                    network.step(script);
                 }
                 self.turn();
             }
