@@ -475,6 +475,7 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
             snapshot_hooks::before(&entry.paths, &status, &name, hooks_timeout)?
         }
     };
+    let has_hooks = hooks.is_some();
     // A stream of its own: the hooks may have taken longer than a VM waits for a request.
     let taken = connect(&entry)?.snapshot(SnapshotRequest {
         name,
@@ -497,7 +498,7 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         let line = snapshot_line(&vm, &report);
         output::print(&output::report(&line, &snapshot_details(&report)))?;
     }
-    if report.disks_only {
+    if report.disks_only && !has_hooks {
         let name = &report.name;
         tell(&format!(
             "nvvmm: note: {name} has the disks as a power failure would leave them\n"
