@@ -177,6 +177,7 @@ fn connections_of_a_guest_that_goes_back_end_and_do_not_hang() {
     vm.snapshot("before");
     // One connection into the guest and one out of it, opened after the snapshot.
     let server = TcpListener::bind((SERVER, 9002)).unwrap();
+    output(&host, &vm, "mkfifo /tmp/open");
     output(
         &host,
         &vm,
@@ -185,7 +186,9 @@ fn connections_of_a_guest_that_goes_back_end_and_do_not_hang() {
     output(
         &host,
         &vm,
-        &format!("(sleep 1000 | nc {SERVER} 9002; echo ended >/srv/out-ended) >/dev/null 2>&1 &"),
+        &format!(
+            "(sleep 1000 >/tmp/open & nc {SERVER} 9002 </tmp/open; echo ended >/srv/out-ended) >/dev/null 2>&1 &"
+        ),
     );
     let (mut outgoing, _) = server.accept().unwrap();
     let mut incoming = connect("127.0.0.1:8091".parse().unwrap()).unwrap();
