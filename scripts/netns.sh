@@ -6,7 +6,8 @@
 #   scripts/netns.sh add NAME [--publish HOST:GUEST]... [--user USER]
 #       Makes the namespace NAME, with the TAP device 'tap0' in it, and prints the options of
 #       'nvvmm run' or 'nvvmm restore' that use it. --publish has a TCP port of this host's
-#       addresses, but for 127.0.0.1, lead to a port of the guest; repeat it for more. --user gives the TAP device to this user.
+#       addresses, but for 127.0.0.1, lead to a port of the guest; repeat it for more.
+#       --user gives the TAP device to this user.
 #   scripts/netns.sh rm NAME
 #       Removes the namespace and all that belongs to it.
 #   scripts/netns.sh list

@@ -158,7 +158,7 @@ pub struct NetPort {
 /// Tells what a backend has said before it ended.
 pub type LastWords = Box<dyn Fn() -> String + Send + Sync>;
 
-/// What a card has carried, and what not.
+/// Counts of what a card has carried, and what not.
 #[derive(Debug, Default)]
 pub struct NetCounters {
     /// Frames that the guest has sent.
@@ -215,7 +215,7 @@ impl NetPort {
         self
     }
 
-    /// What the other side has said, if anything.
+    /// Words that the other side has said before it ended, if any.
     pub(super) fn last_words(&self) -> String {
         self.last_words.as_ref().map_or(String::new(), |ask| ask())
     }
