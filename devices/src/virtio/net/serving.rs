@@ -228,7 +228,8 @@ impl Net {
         let Some(state) = self.pairs.get_mut(pair) else {
             return;
         };
-        state.waits_to_receive = false;
+        let can_receive = events.intersects(over | EventSet::IN);
+        state.waits_to_receive &= !can_receive;
         let waited_to_send = std::mem::take(&mut state.waits_to_send);
         let flushed = match waited_to_send {
             true => self.port.backend().flush(pair),
@@ -238,11 +239,17 @@ impl Net {
         if flushed.is_err() || events.intersects(over) && self.driver.is_none() {
             return self.lose_link();
         }
-        self.pairs[pair].waits_to_send = !flushed.unwrap_or(true);
-        if self.pairs[pair].waits_to_send || self.driver.is_none() {
+        let state = &mut self.pairs[pair];
+        state.waits_to_send = !flushed.unwrap_or(true);
+        if state.waits_to_send || state.waits_to_receive || self.driver.is_none() {
             self.watch(pair);
         }
-        self.wakes |= 0b11 << (2 * pair);
+        if can_receive {
+            self.wakes |= 1 << (2 * pair);
+        }
+        if waited_to_send {
+            self.wakes |= 1 << (2 * pair + 1);
+        }
     }
 }
 
