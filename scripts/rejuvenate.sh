@@ -112,8 +112,8 @@ save() {
   # The record is written first, so that no VM is forgotten if a later step fails.
   write_record "$(jq -s --arg moment "$moment" --arg boot "$(boot_id)" \
     '{saved_at: $moment, boot_id: $boot,
-      vms: map({name: .vm, pool, state, vcpus: .vcpu_count, memory_bytes, disks, origin,
-      snapshot: "rejuvenate-\(.vm)-\($moment)"})}' <<<"$vms")"
+      vms: map({name: .vm, pool, state, vcpus: .vcpu_count, memory_bytes, disks, nets,
+      origin, snapshot: "rejuvenate-\(.vm)-\($moment)"})}' <<<"$vms")"
   is_lasting "$record" ||
     say "warning: $record is in memory: keep a copy of it elsewhere during the reboot"
   row VM STATE MEMORY "PAUSED FOR" SNAPSHOT
@@ -163,6 +163,14 @@ bring_back() {
   fi
   ((keep)) || options+=(--once)
   [[ $(jq -r .state <<<"$1") != paused ]] || options+=(--paused)
+  # A restore publishes no ports by itself.
+  local ports
+  while read -r ports; do
+    options+=(--publish "$ports")
+  done < <(jq -r '.nets // [] | .[].ports[]
+    | (if .address then "[\(.address)]:" else "" end)
+    + "\(.host_port)-\(.host_port + .port_count - 1):"
+    + "\(.guest_port)-\(.guest_port + .port_count - 1)/\(.protocol)"' <<<"$1")
   status=$(nvvmm restore "$snapshot" --name "$name" --pool "$pool" "${options[@]}") || {
     row "$name" "NOT BACK" - - "$snapshot is kept"
     return 1

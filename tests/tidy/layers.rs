@@ -111,6 +111,7 @@ const LAYERS: &[Layers] = &[
             "files program",
             "attached link",
             "first_process notice stream",
+            "connections",
             "sys",
         ],
     },

@@ -20,6 +20,7 @@ pub struct Row {
     pub pid: String,
     pub vcpus: String,
     pub reboots: String,
+    pub network: String,
     pub pool: String,
     pub console: String,
 }
@@ -41,6 +42,7 @@ impl Row {
             pid: unknown(),
             vcpus: unknown(),
             reboots: unknown(),
+            network: unknown(),
             pool: unknown(),
             console: unknown(),
         }
@@ -77,6 +79,7 @@ pub fn table(rows: &[Row], columns: Columns) -> String {
         parts.push((Column::Number("PID"), |row| &row.pid));
         parts.push((Column::Number("CPUS"), |row| &row.vcpus));
         parts.push((Column::Number("REBOOTS"), |row| &row.reboots));
+        parts.push((Column::Text("NETWORK"), |row| &row.network));
         parts.push((Column::Text("POOL"), |row| &row.pool));
         parts.push((Column::Text("CONSOLE"), |row| &row.console));
     }

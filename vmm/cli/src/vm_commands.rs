@@ -9,6 +9,7 @@ use nvvmm::checkpoint::report::SnapshotReport;
 use nvvmm::control::life::{Life, Phase};
 use nvvmm::control::registry::Entry;
 use nvvmm::control::{ControlClient, RuntimeDir, SnapshotRequest, VmOrigin, VmState, VmStatus};
+use nvvmm::spec::{NetSource, NetSpec};
 use nvvmm::sys::peer::PeerError;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{ProcessState, ProcessText};
@@ -206,6 +207,19 @@ fn notice_line(name: &str, notice: &str) -> String {
     format!("{}: {}\n", shown_in_line(name), shown_in_line(notice))
 }
 
+/// The place of a card on the host, and its address: `passt 02:00:00:00:00:01`.
+fn network_text(card: &NetSpec) -> String {
+    let place = match &card.source {
+        NetSource::Passt { .. } => "passt".to_owned(),
+        NetSource::Tap { name } => format!("tap={name}"),
+        NetSource::Fd { fd } => format!("fd={fd}"),
+        NetSource::None => "none".to_owned(),
+    };
+    let netns = card.netns.as_ref();
+    let netns = netns.map_or(String::new(), |name| format!(",netns={name}"));
+    format!("{place}{netns} {}", card.mac)
+}
+
 fn ps_row(vm: &Listed) -> Row {
     match vm {
         Listed::Answered(status) => {
@@ -226,6 +240,9 @@ fn ps_row(vm: &Listed) -> Row {
                 VmOrigin::Snapshot { name } => name.clone(),
             };
             row.reboots = status.reboot_count.to_string();
+            if let Some(net) = status.nets.first() {
+                row.network = network_text(&net.card);
+            }
             row.pool = status.pool.display().to_string();
             if let Some(console) = &status.console {
                 row.console = console.display().to_string();

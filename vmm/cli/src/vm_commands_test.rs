@@ -58,9 +58,9 @@ fn the_list_shows_vms_that_answer_and_those_that_do_not() {
     assert_eq!(
         ps_table::table(&rows[..1], wide),
         "NAME  STATE      MEMORY      OWN     SHARED  UP      FROM   PID  CPUS  REBOOTS  \
-         POOL        CONSOLE\n\
+         NETWORK  POOL        CONSOLE\n\
          web   paused  512.0 MiB  1.0 MiB  100.0 MiB  3m 12s  base  4711     2        0  \
-         /dev/shm/p  /run/nvvmm/web.console\n"
+         -        /dev/shm/p  /run/nvvmm/web.console\n"
     );
     assert_eq!(
         notes(&listed),

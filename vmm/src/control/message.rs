@@ -256,7 +256,7 @@ pub struct NetStatus {
     pub traffic: NetTraffic,
 }
 
-/// What a card has carried.
+/// Counts of what a card has carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetTraffic {
     /// Frames that the guest has sent.

@@ -8,7 +8,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::NetError;
 
-/// Where `ip netns` names namespaces.
+/// The directory in which `ip netns` names namespaces.
 const NAMED: &str = "/run/netns";
 const OWN: &str = "/proc/thread-self/ns/net";
 

@@ -159,6 +159,17 @@ fn a_tap_device_is_used_again_and_a_descriptor_cannot_be() {
         published: vec![http()],
         ..RestoreOptions::from("base")
     };
+    let passt = RestoreOptions {
+        net: Some(Box::new(NetChoice::of(NetSource::Passt {
+            published: vec![],
+        }))),
+        ..RestoreOptions::from("base")
+    };
+    let refused = restored(tap(), false, &passt).unwrap_err();
+    assert!(
+        refused.contains("offloads of the TAP device 'tap0'"),
+        "{refused}"
+    );
     let refused = restored(tap(), false, &publishing).unwrap_err();
     assert!(refused.contains("--net passt"), "{refused}");
 }

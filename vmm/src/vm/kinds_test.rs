@@ -154,6 +154,25 @@ fn errors_of_boot_files_and_kernels() {
 }
 
 #[test]
+fn errors_of_networks() {
+    use MachineError as M;
+    use NetError as N;
+    let op = "text";
+    kinds! { N, |error| machine_error(M::Net(error)),
+        N::NoPasst => N::NoPasst, HostLacks;
+        N::Passt(_) => N::Passt(text()), HostLacks;
+        N::Port { .. } => N::Port {
+            port: text(), protocol: "tcp", source: os(libc::EADDRINUSE)
+        }, Refused;
+        N::NotListening { .. } => N::NotListening { port: text(), protocol: "tcp" }, Refused;
+        N::Tap { .. } => N::Tap { name: text(), source: os(libc::EACCES) }, Denied;
+        N::Descriptor { .. } => N::Descriptor { fd: 3, why: text() }, Usage;
+        N::Namespace { .. } => N::Namespace { name: text(), source: os(libc::ENOENT) }, NotFound;
+        N::Host { .. } => N::Host { op, source: os(libc::EIO) }, Failed;
+    }
+}
+
+#[test]
 fn errors_of_machines_kvm_and_devices() {
     use BlockError as B;
     use KvmError as K;
@@ -214,19 +233,6 @@ fn errors_of_machines_kvm_and_devices() {
             L::Io { kind, instance, op, source: os(libc::EIO) }
         }, Failed;
     }
-    use NetError as N;
-    kinds! { N, |error| machine_error(M::Net(error)),
-        N::NoPasst => N::NoPasst, HostLacks;
-        N::Passt(_) => N::Passt(text()), HostLacks;
-        N::Port { .. } => N::Port {
-            port: text(), protocol: "tcp", source: os(libc::EADDRINUSE)
-        }, Refused;
-        N::NotListening { .. } => N::NotListening { port: text(), protocol: "tcp" }, Refused;
-        N::Tap { .. } => N::Tap { name: text(), source: os(libc::EACCES) }, Denied;
-        N::Descriptor { .. } => N::Descriptor { fd: 3, why: text() }, Usage;
-        N::Namespace { .. } => N::Namespace { name: text(), source: os(libc::ENOENT) }, NotFound;
-        N::Host { .. } => N::Host { op, source: os(libc::EIO) }, Failed;
-    }
     kinds! { M, machine_error,
         M::Kvm(_) => M::Kvm(K::Lacks("text")), HostLacks;
         M::Boot(_) => M::Boot(BootError::CmdlineCharacters), Usage;
@@ -235,7 +241,7 @@ fn errors_of_machines_kvm_and_devices() {
         M::Device(_) => M::Device(L::NotPaused { kind: text(), instance: text() }), Failed;
         M::Bus(_) => M::Bus(BusError::BadRange { name: text(), base: 0, len: 0 }), Failed;
         M::Transport(_) => M::Transport(TransportError::QueueSize(3)), Failed;
-        M::Net(_) => M::Net(N::NoPasst), HostLacks;
+        M::Net(_) => M::Net(NetError::NoPasst), HostLacks;
         M::Disk(_) => M::Disk(B::InUse { path: path() }), Refused;
         M::Spec(_) => M::Spec(text()), Usage;
         M::NoWindow(_) => M::NoWindow("text"), Refused;

@@ -56,6 +56,18 @@ fn check_known<'a>(
     choice: &'a NetChoice,
     snapshot: &str,
 ) -> Result<&'a NetChoice, VmError> {
+    let had_tap = matches!(card.source, NetSource::Tap { .. });
+    if had_tap && matches!(choice.source, NetSource::Passt { .. }) {
+        return Err(VmError::new(
+            ErrorKind::Refused,
+            format!(
+                "the guest of snapshot '{snapshot}' was offered the offloads of {}, which passt \
+                 does not have",
+                place(card)
+            ),
+        )
+        .with_remedy("give --net tap=NAME, or --net none for a link that is down"));
+    }
     let differs = [
         ("mac", choice.mac.is_some_and(|mac| mac != card.mac)),
         ("mtu", choice.mtu.is_some_and(|mtu| mtu != card.mtu)),

@@ -10,14 +10,14 @@ use super::*;
 use crate::BusDevice;
 use crate::virtio::test_driver::*;
 
-pub(in crate::virtio) const SECTORS: u64 = 64;
+pub(crate) const SECTORS: u64 = 64;
 const HEADER: u64 = BUFFERS;
 const STATUS: u64 = BUFFERS + 0x100;
-pub(in crate::virtio) const DATA: u64 = BUFFERS + 0x1000;
-pub(in crate::virtio) const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
-pub(in crate::virtio) const OK: u8 = VIRTIO_BLK_S_OK as u8;
-pub(in crate::virtio) const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
-pub(in crate::virtio) const UNSUPP: u8 = VIRTIO_BLK_S_UNSUPP as u8;
+pub(crate) const DATA: u64 = BUFFERS + 0x1000;
+pub(crate) const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
+pub(crate) const OK: u8 = VIRTIO_BLK_S_OK as u8;
+pub(crate) const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
+pub(crate) const UNSUPP: u8 = VIRTIO_BLK_S_UNSUPP as u8;
 /// Status byte before the device writes it.
 const NO_STATUS: u8 = 0xee;
 
@@ -30,7 +30,7 @@ pub(crate) fn image() -> NamedTempFile {
     file
 }
 
-pub(in crate::virtio) fn open(image: &NamedTempFile, read_only: bool) -> Box<Block> {
+pub(crate) fn open(image: &NamedTempFile, read_only: bool) -> Box<Block> {
     let options = BlockOptions {
         read_only,
         serial: "nvvm-disk".to_owned(),
@@ -57,12 +57,7 @@ fn store_header(driver: &Driver, kind: u32, sector: u64) {
 }
 
 /// Does one request with the given data buffers and answers its status.
-pub(in crate::virtio) fn request(
-    driver: &mut Driver,
-    kind: u32,
-    sector: u64,
-    data: &[TestBuffer],
-) -> u8 {
+pub(crate) fn request(driver: &mut Driver, kind: u32, sector: u64, data: &[TestBuffer]) -> u8 {
     store_header(driver, kind, sector);
     let mut buffers = vec![(HEADER, 16, false)];
     buffers.extend_from_slice(data);
@@ -76,7 +71,7 @@ pub(in crate::virtio) fn request(
     driver.load(STATUS, 1)[0]
 }
 
-pub(in crate::virtio) fn on_disk(image: &NamedTempFile, sector: u64) -> [u8; 512] {
+pub(crate) fn on_disk(image: &NamedTempFile, sector: u64) -> [u8; 512] {
     let mut bytes = [0; 512];
     image
         .as_file()

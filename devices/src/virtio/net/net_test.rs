@@ -1,4 +1,4 @@
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::num::NonZeroU64;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
@@ -10,7 +10,7 @@ use virtio_bindings::virtio_mmio::{
 };
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_MQ, VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ,
-    VIRTIO_NET_F_STATUS, VIRTIO_NET_S_ANNOUNCE, VIRTIO_NET_S_LINK_UP,
+    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_ANNOUNCE, VIRTIO_NET_S_LINK_UP,
 };
 
 use super::*;

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 
 use super::*;
 use crate::virtio::test_driver::*;

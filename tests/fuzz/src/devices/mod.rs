@@ -1,6 +1,7 @@
 //! Devices of the machine. The guest writes any values to registers, rings and descriptors. Clients
-//! of the console, programs at the socket of a vsock device, and the network of a card, send data and close connections at
-//! any time. In between, the machine pauses, saves and restores the devices.
+//! of the console, programs at the socket of a vsock device, and the network of a card, send data
+//! and close connections at any time. In between, the machine pauses, saves and restores the
+//! devices.
 //!
 //! The first byte chooses the device. The rest is a script of steps (see `step` in [`virtio`] and
 //! [`console`]).

@@ -1,4 +1,4 @@
-//! A network card at a stream, and the other side of the stream, which keeps to the protocol or not.
+//! A network card at a stream, and the other side of it, which keeps to the protocol or not.
 
 use std::io::{Read, Write};
 use std::num::NonZeroU64;

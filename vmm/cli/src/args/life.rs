@@ -19,7 +19,7 @@ pub struct PsArguments {
     /// others have ended after it. ENDED is a time in UTC; it is - if nobody saw the end.
     #[arg(short, long)]
     pub all: bool,
-    /// Show more columns: process, vCPUs, reboots, pool and console
+    /// Show more columns: process, vCPUs, reboots, network, pool and console
     #[arg(short, long)]
     pub wide: bool,
     /// Print the names only, one on each line

@@ -21,6 +21,7 @@ pub(super) fn all(host: &Host) -> Vec<Finding> {
         virtualisation(host),
         userfaultfd(host),
         runtime_directory(host),
+        network(host),
     ];
     found.extend(limits(host));
     found
@@ -171,6 +172,19 @@ fn runtime_directory(host: &Host) -> Finding {
     match &host.tried.runtime_dir {
         Ok(()) => Finding::ok(check, "it belongs to this user alone"),
         Err(error) => Finding::failed(check, State::Missing, error),
+    }
+}
+
+fn network(host: &Host) -> Finding {
+    let check = "network";
+    match host.tried.passt {
+        true => Finding::ok(check, "passt is there, for 'nvvmm run --net'"),
+        false => Finding::bad(
+            check,
+            State::Warn,
+            "'nvvmm run --net' needs passt, which is not installed",
+            "apt install passt, or dnf install passt; --net tap=NAME needs none",
+        ),
     }
 }
 

@@ -50,6 +50,7 @@ impl Played {
                 landlock: 6,
                 limits: BTreeMap::from([(OPEN_FILES, 1024)]),
                 fusermount: true,
+                passt: true,
             },
         };
         let played = Self { directory, host };
@@ -261,6 +262,8 @@ fn a_kernel_without_confinement_is_a_warning() {
 #[test]
 fn users_need_a_program_to_mount() {
     let mut played = Played::good();
+    played.host.tried.passt = false;
+    played.warns("network", "passt");
     played.host.tried.fusermount = false;
     played.warns("FUSE", "fusermount3");
     played.remove("dev/fuse");

@@ -38,6 +38,8 @@ pub struct Tried {
     pub limits: BTreeMap<&'static str, u64>,
     /// A mount helper for users was found.
     pub fusermount: bool,
+    /// passt was found.
+    pub passt: bool,
 }
 
 /// Limits of this process that a VM meets, by the names that ulimit(1) has for them.
@@ -73,6 +75,7 @@ impl Host {
                 landlock: sys::landlock_abi(),
                 limits: limits(),
                 fusermount: is_in_path("fusermount3"),
+                passt: is_in_path("passt"),
             },
         }
     }
