@@ -159,6 +159,15 @@ pub trait CowEngine: Debug + Send + Sync {
         Ok(())
     }
 
+    // Memory that the guest does not use: the guest runs.
+
+    /// Empties a chunk: it holds zeroes then, and takes neither blocks nor memory. A write to it
+    /// meanwhile may be lost. Returns the number of frames that held something.
+    ///
+    /// # Errors
+    /// The kernel refused; after that the VM cannot go on.
+    fn release(&self, chunk: ChunkIndex) -> Result<u32, CowError>;
+
     // A rewind: vCPUs and devices are paused.
 
     /// Takes all of guest RAM back to a pinned snapshot. What the guest has written since, and what

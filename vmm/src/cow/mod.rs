@@ -61,6 +61,8 @@ pub fn open_ahead() -> Result<(), CowError> {
 #[cfg(test)]
 mod mount_test;
 #[cfg(test)]
+mod release_test;
+#[cfg(test)]
 mod stress_test;
 #[cfg(test)]
 pub(crate) mod test_guest;

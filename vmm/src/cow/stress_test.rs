@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use nvvmm_snapshot::{Error as PoolError, Holder, Pool};
+use nvvmm_snapshot::{ChunkIndex, Error as PoolError, Holder, Pool};
 use nvvmm_test_profile::SEED_VARIABLE;
 use vm_memory::GuestAddress;
 
@@ -28,6 +28,7 @@ use super::{
 };
 
 mod images;
+mod releases;
 mod rewinds;
 
 const VM_FRAMES: u64 = 2048;
@@ -176,7 +177,7 @@ impl<E: Playable> Fixture<E> {
     }
 
     fn step(&mut self) {
-        match self.random.below(27) {
+        match self.random.below(29) {
             0 => self.boot(),
             1..=3 => self.restore(),
             4 => self.end_vm(),
@@ -191,6 +192,7 @@ impl<E: Playable> Fixture<E> {
             22..=24 => self.place(),
             25 => _ = self.remove_image(),
             26 => self.arm_ahead(),
+            27 | 28 => self.release(),
             _ => self.write(),
         }
     }
@@ -373,6 +375,9 @@ impl<E: Playable> Fixture<E> {
             }
             if fixture.random.below(2) == 0 {
                 guest.vm.engine.copy_hot().unwrap();
+            }
+            if fixture.random.below(3) == 0 {
+                fixture.release_of(guest);
             }
             let mut random = Random(fixture.random.next());
             fixture.act(guest, |guest| {

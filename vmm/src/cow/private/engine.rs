@@ -24,6 +24,7 @@ use crate::{
         chunk_table::ChunkTable,
         counters::{Counters, lock},
         error::os,
+        frames::set_of,
     },
     memory::{GuestRam, WriteLog, WrittenFrames},
     stats::{Phases, RamCounters},
@@ -108,13 +109,21 @@ impl CowEngine for PrivateEngine {
         Box::new(StandStill::of(self))
     }
 
-    /// Nothing was copied since the set was shared, so the maps are as they were.
+    /// Nothing was copied since the set was shared. So the maps are as they were, but for chunks
+    /// that were released: nobody needs their blocks.
     fn roll_back(&self, set: ShareSet) {
-        for (index, _, own, copied) in set.iter_copied() {
+        for (index, map, own, copied) in set.iter_copied() {
             let mut chunk = lock(self.table.get(index));
             if let Some(known) = &mut chunk.known {
-                known.consumed = known.consumed.union(&own.minus(copied));
-                known.copied = known.copied.union(copied);
+                let is_kept = |frame: &FrameIndex| known.map.block(*frame) == map.block(*frame);
+                let kept = set_of(own.places().filter(is_kept));
+                let released = own.minus(&kept);
+                let blocks: Vec<BlockNo> = { released.iter() }
+                    .filter_map(|frame| map.block(frame))
+                    .collect();
+                self.holder.free_blocks(&blocks);
+                known.consumed = known.consumed.union(&kept.minus(copied));
+                known.copied = known.copied.union(&kept.intersection(copied));
             }
             self.list(index, &mut chunk);
         }
@@ -134,6 +143,10 @@ impl CowEngine for PrivateEngine {
             Counters::sub(&self.counters.frames_mapped, blocks.len() as u64);
             self.holder.free_blocks(&blocks);
         }
+    }
+
+    fn release(&self, chunk: ChunkIndex) -> Result<u32, CowError> {
+        self.release_chunk(chunk)
     }
 
     fn rewind(&self, to: RewindTo, log: &dyn WriteLog) -> Result<(), CowError> {

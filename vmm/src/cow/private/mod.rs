@@ -23,6 +23,7 @@ mod chunk;
 mod copy;
 mod engine;
 mod first_touch;
+mod release;
 mod rewind;
 mod share;
 

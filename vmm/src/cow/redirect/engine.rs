@@ -259,6 +259,10 @@ impl CowEngine for RedirectEngine {
         Ok(())
     }
 
+    fn release(&self, chunk: ChunkIndex) -> Result<u32, CowError> {
+        self.release_chunk(chunk)
+    }
+
     fn rewind(&self, to: RewindTo, _log: &dyn WriteLog) -> Result<(), CowError> {
         self.put_back(to)
     }

@@ -38,6 +38,7 @@ mod live;
 mod mapping;
 mod placement;
 mod prediction;
+mod release;
 mod rewind;
 mod share;
 mod unarmed;
