@@ -60,6 +60,11 @@ impl Buffers {
         self.parts.is_empty()
     }
 
+    /// Guest physical address and length of each buffer, in order. They may lie anywhere.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, u32)> {
+        { self.parts.iter() }.map(|part| (part.address.0, part.len_bytes))
+    }
+
     /// Cuts off and returns the part from byte `at_bytes` on; empty when that is past the end.
     pub fn split_off(&mut self, at_bytes: u64) -> Self {
         let mut before = at_bytes;

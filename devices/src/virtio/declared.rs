@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use vm_memory::GuestMemory;
 
+use super::balloon::{BalloonHost, FreePages};
 use super::block::{BlockError, DiskBackend};
 use super::device::VirtioDevice;
 use super::net::NetPort;
@@ -49,6 +50,10 @@ pub struct DeviceHost {
     pub nets: std::vec::IntoIter<Arc<NetPort>>,
     /// The host's side of the vsock device, if there is one.
     pub vsock: Option<Arc<HostSocket>>,
+    /// RAM, as far as the guest can give it back.
+    pub free_pages: Option<Arc<dyn FreePages>>,
+    /// The host's side of the balloon that was made, if one was.
+    pub balloon: Option<Arc<BalloonHost>>,
     /// Called when the guest's driver releases a pmem device.
     pub on_pmem_released: Arc<dyn Fn() + Send + Sync>,
     /// The pmem devices made so far: the slot of each and what is behind it.

@@ -3,6 +3,7 @@
 //! A device is a [`VirtioDevice`], and its settings are a [`DeviceSpec`], which makes it. The list
 //! of all kinds, and the steps to add one, are in `vmm/src/spec/mod.rs`.
 
+mod balloon;
 mod block;
 mod chain;
 mod dax;
@@ -19,6 +20,10 @@ mod state;
 mod vsock;
 mod worker;
 
+pub use balloon::{
+    Balloon, BalloonHost, BalloonSpec, BalloonStateV1, BalloonStatus, FreePages, FreeRange,
+    GuestMemoryStatistics,
+};
 pub use block::{
     Block, BlockError, BlockOptions, BlockStateV1, ContentStamp, DiskBackend, DiskError,
     DiskLimits, DiskSource, DiskSpec, RawDisk, SECTOR_BYTES, Since,

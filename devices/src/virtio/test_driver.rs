@@ -25,7 +25,7 @@ pub(super) const USED_RING: u64 = 0x3000;
 /// Distance of the rings of one queue from those of the next.
 const QUEUE_DISTANCE: u64 = 0x4000;
 /// Queues that there is room for below the buffers.
-const QUEUES_MAX: usize = 3;
+const QUEUES_MAX: usize = 4;
 /// Address of the tests' buffers.
 pub(super) const BUFFERS: u64 = 0x10000;
 

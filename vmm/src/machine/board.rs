@@ -134,6 +134,8 @@ pub(super) fn build(
         dax: dax.into_iter(),
         nets: nets.into_iter(),
         vsock,
+        free_pages: None,
+        balloon: None,
         on_pmem_released: Arc::new(move || owner.interrupt()),
         pmem: Vec::new(),
     };
