@@ -60,6 +60,7 @@ fn build(spec: &VmSpec, ram: &GuestRam, dirty_log: bool) -> Result<Machine> {
         slots: ram.slots(),
         console,
         vsock: None,
+        free_pages: None,
         dirty_log,
     };
     Ok(Machine::create(parts)?)

@@ -63,6 +63,7 @@ pub fn run(arguments: RunArguments, given: &Given) -> Result<ExitCode, VmError> 
             .disks(chooser.choose(disks)?)
             .agent_devices()
             .net(net_values::new_card(network)?)
+            .balloon()
             .build();
         Ok(VmSource::Boot(spec))
     })

@@ -13,6 +13,7 @@ use std::{
 
 use super::{
     CowEngine, CowError, Lack,
+    releases::Releases,
     shortage::{Reason, Shortage},
     worker::Workers,
 };
@@ -47,6 +48,7 @@ pub struct FaultThread {
     stop: Option<PipeWriter>,
     shortage: Arc<Shortage>,
     held: Arc<HeldTimes>,
+    releases: Arc<Releases>,
     failed: Arc<AtomicBool>,
     workers: Workers,
     /// For the end of the VM, which must not fail for a thread.
@@ -66,7 +68,9 @@ impl FaultThread {
         let (workers, ending) = (Workers::new()?, Workers::new()?);
         let shortage = Arc::new(Shortage::default());
         let held = Arc::new(HeldTimes::default());
+        let releases = Arc::new(Releases::new(engine.ram().size_bytes())?);
         let (noted, timed) = (Arc::clone(&shortage), Arc::clone(&held));
+        let named = Arc::clone(&releases);
         let has_failed = Arc::new(AtomicBool::new(false));
         let gave_up = Arc::clone(&has_failed);
         ask_for(Resource::Thread)?;
@@ -74,7 +78,9 @@ impl FaultThread {
             .name("cow".into())
             .spawn(move || {
                 begin_thread(ThreadKind::Memory);
-                if let Err(error) = answer_all(&*engine, &stopped, &noted, &timed) {
+                let answered = answer_all(&*engine, &stopped, &noted, &timed, &named);
+                named.close();
+                if let Err(error) = answered {
                     gave_up.store(true, Ordering::Relaxed);
                     failed(error);
                 }
@@ -83,11 +89,17 @@ impl FaultThread {
             stop: Some(stop),
             shortage,
             held,
+            releases,
             failed: has_failed,
             workers,
             ending,
             thread: Some(thread),
         })
+    }
+
+    /// Memory that the guest gives back: this thread empties it.
+    pub fn releases(&self) -> &Arc<Releases> {
+        &self.releases
     }
 
     /// True if an access that is held now gets no answer, or none before there is space or
@@ -227,6 +239,7 @@ fn answer_all(
     stop: &PipeReader,
     shortage: &Shortage,
     times: &HeldTimes,
+    releases: &Releases,
 ) -> Result<(), CowError> {
     let os = |source| CowError::Os {
         op: "wait for held accesses",
@@ -235,10 +248,11 @@ fn answer_all(
     let mut faults: Vec<Fault> = Vec::new();
     let mut waiting: Vec<Held> = Vec::new();
     let (mut tidied, mut untidy, mut ahead) = (Instant::now(), false, false);
+    let mut more_to_release = false;
     let mut retry = RETRY_MIN;
     wait_for_locks_at_most(LOCK_PATIENCE);
     loop {
-        let timeout = match (untidy || ahead, waiting.is_empty()) {
+        let timeout = match (untidy || ahead || more_to_release, waiting.is_empty()) {
             (true, _) => Duration::ZERO,
             (false, true) => TIDY_EVERY,
             (false, false) => retry,
@@ -247,14 +261,18 @@ fn answer_all(
         let mut fds = [
             PollFd::new(engine.uffd().as_fd(), PollFlags::POLLIN),
             PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+            PollFd::new(releases.woken(), PollFlags::POLLIN),
         ];
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(os(errno.into())),
         }
-        if fds[1].revents().is_some_and(|events| !events.is_empty()) {
+        let is_ready =
+            |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+        if is_ready(&fds[1]) {
             return Ok(());
         }
+        let is_woken = is_ready(&fds[2]);
         engine.uffd().read(&mut faults).map_err(os)?;
         let asked = Instant::now();
         let waited = std::mem::take(&mut waiting);
@@ -281,6 +299,7 @@ fn answer_all(
         }
         retry = (asked.elapsed() * RETRY_REST).clamp(RETRY_MIN, RETRY_MAX);
         tell(shortage.set(reason), reason);
+        more_to_release = releases.serve(engine, is_woken)?;
         ahead = waiting.is_empty() && engine.work_ahead()?;
         if untidy || tidied.elapsed() >= TIDY_EVERY {
             untidy = match engine.tidy() {

@@ -60,6 +60,7 @@ fn of_spec(spec: &VmSpec) -> Value {
             DeviceKind::Vsock(_) => ("vsock", None),
             DeviceKind::Pmem(_) => ("pmem", None),
             DeviceKind::Net(_) => ("net", None),
+            DeviceKind::Balloon(_) => ("balloon", None),
         };
         json!({
             "slot": device.slot,

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use kvm_ioctls::VcpuFd;
-use nvvmm_devices::virtio::{NetPort, PmemRange};
+use nvvmm_devices::virtio::{FreePages, NetPort, PmemRange};
 use nvvmm_devices::{AcpiPower, ConsoleStreams, HostSocket, SavedDevice};
 use nvvmm_snapshot::{Resource, ask_for};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -44,6 +44,8 @@ pub struct MachineParts<'a> {
     pub console: ConsoleStreams,
     /// The host's side of the spec's vsock device.
     pub vsock: Option<Arc<HostSocket>>,
+    /// The same RAM, as far as the spec's balloon can give it back.
+    pub free_pages: Option<Arc<dyn FreePages>>,
     /// Switch KVM's dirty log on ([`WriteLog`]).
     pub dirty_log: bool,
 }
@@ -114,6 +116,7 @@ impl Machine {
             slots,
             console,
             vsock,
+            free_pages,
             dirty_log,
         } = parts;
         let vcpus_max = host.vcpus_max().min(usize::from(VmSpec::VCPUS_MAX));
@@ -139,6 +142,7 @@ impl Machine {
             dax: dax::show(&vm, spec, cpu.physical_bits(), in_memory)?,
             console,
             vsock,
+            free_pages,
             nets: files.nets().to_vec(),
         };
         let built = board::build(&vm, &memory, spec, host_side, &events.interrupter())?;

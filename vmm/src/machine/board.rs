@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::MutEventSubscriber;
 use nvvmm_devices::virtio::{
-    DeviceHost, DeviceId, DiskBackend, MMIO_LEN, MmioTransport, NetPort, PmemBacking, PmemRange,
+    DeviceHost, DeviceId, DiskBackend, FreePages, MMIO_LEN, MmioTransport, NetPort, PmemBacking, PmemRange,
     QUEUE_NOTIFY_OFFSET, VirtioDevice,
 };
 use nvvmm_devices::{
@@ -80,6 +80,7 @@ pub(super) struct HostSide {
     pub(super) dax: Vec<PmemRange>,
     pub(super) console: ConsoleStreams,
     pub(super) vsock: Option<Arc<HostSocket>>,
+    pub(super) free_pages: Option<Arc<dyn FreePages>>,
     /// Networks of the cards, in the order of the spec.
     pub(super) nets: Vec<Arc<NetPort>>,
 }
@@ -98,6 +99,7 @@ pub(super) fn build(
         dax,
         console,
         vsock,
+        free_pages,
         nets,
     } = host_side;
     let declared = slots::assign(spec)?;
@@ -134,7 +136,7 @@ pub(super) fn build(
         dax: dax.into_iter(),
         nets: nets.into_iter(),
         vsock,
-        free_pages: None,
+        free_pages,
         balloon: None,
         on_pmem_released: Arc::new(move || owner.interrupt()),
         pmem: Vec::new(),

@@ -131,6 +131,7 @@ impl Bench {
             slots: ram.slots(),
             console,
             vsock: None,
+            free_pages: None,
             dirty_log: true,
         };
         Rig {
@@ -469,6 +470,7 @@ fn devices_of_an_old_snapshot_are_restored() {
         slots: ram.slots(),
         console: ConsoleStreams::default(),
         vsock: Some(Arc::new(socket)),
+        free_pages: None,
         dirty_log: false,
     })
     .unwrap();
@@ -542,6 +544,7 @@ fn machines_that_cannot_be_are_refused() {
             slots: ram.slots(),
             console: ConsoleStreams::default(),
             vsock: None,
+            free_pages: None,
             dirty_log: false,
         };
         let Err(error) = Machine::create(parts) else {

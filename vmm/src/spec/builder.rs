@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use nvvmm_devices::virtio::{DiskSpec, NetSpec, PmemSpec, RngSpec, VsockSpec};
+use nvvmm_devices::virtio::{BalloonSpec, DiskSpec, NetSpec, PmemSpec, RngSpec, VsockSpec};
 
 use super::{DeclaredDevice, DeviceKind, VmSpec};
 
@@ -92,6 +92,12 @@ impl VmSpecBuilder {
     #[must_use]
     pub fn vsock(self) -> Self {
         self.device(DeviceKind::Vsock(VsockSpec {}))
+    }
+
+    /// Adds a balloon, which reports of free memory come through, too.
+    #[must_use]
+    pub fn balloon(self) -> Self {
+        self.device(DeviceKind::Balloon(BalloonSpec {}))
     }
 
     /// Adds pmem devices.

@@ -2,7 +2,9 @@
 
 use std::mem::discriminant;
 
-use nvvmm_devices::virtio::{DeviceSpec, DiskSpec, NetSpec, PmemSpec, RngSpec, VsockSpec};
+use nvvmm_devices::virtio::{
+    BalloonSpec, DeviceSpec, DiskSpec, NetSpec, PmemSpec, RngSpec, VsockSpec,
+};
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemory;
 
@@ -30,6 +32,8 @@ pub enum DeviceKind {
     Pmem(PmemSpec),
     /// A network card.
     Net(NetSpec),
+    /// Gives memory that the guest does not use back to the host.
+    Balloon(BalloonSpec),
 }
 
 impl DeviceKind {
@@ -41,6 +45,7 @@ impl DeviceKind {
             Self::Vsock(spec) => spec,
             Self::Pmem(spec) => spec,
             Self::Net(spec) => spec,
+            Self::Balloon(spec) => spec,
         }
     }
 

@@ -114,6 +114,11 @@ impl VmSpec {
         { self.devices.iter() }.any(|device| matches!(device.kind, DeviceKind::Vsock(_)))
     }
 
+    /// There is a balloon.
+    pub fn has_balloon(&self) -> bool {
+        { self.devices.iter() }.any(|device| matches!(device.kind, DeviceKind::Balloon(_)))
+    }
+
     /// Kinds and slots of the devices are the same in both, whatever the settings of each.
     pub fn has_same_devices(&self, other: &VmSpec) -> bool {
         self.devices.len() == other.devices.len() && { self.devices.iter().zip(&other.devices) }

@@ -6,8 +6,9 @@
 //! | 2 | `devices`: the list itself |
 //! | 3 | the same, and disks may be disks of the pool: `pool_disk` in place of `path` |
 //! | 4 | the same, and there may be network cards |
+//! | 5 | the same, and there may be a balloon |
 //!
-//! Version 4 is written when there is a network card, else version 3 when there is a disk of the
+//! Version 5 is written when there is a balloon, else version 4 when there is a network card, 3 when there is a disk of the
 //! pool, version 1 when the devices are in that order, version 2 else.
 //!
 //! Both name the `architecture` of the machine, by the name that Rust has for it. It is missing in
@@ -33,6 +34,9 @@ pub(super) const LISTED: u32 = 2;
 pub(super) const WITH_POOL_DISKS: u32 = 3;
 /// Version of the section that lists devices, among them network cards.
 pub(super) const WITH_NETS: u32 = 4;
+
+/// Version of the section that lists devices, among them a balloon.
+pub(super) const WITH_BALLOON: u32 = 5;
 
 /// Architecture of machines that this program runs.
 const ARCHITECTURE: &str = std::env::consts::ARCH;
@@ -136,6 +140,7 @@ impl VmSpec {
     pub(crate) fn section_version(&self) -> u32 {
         match Ordered::of(&self.devices) {
             Some(_) => BY_ORDER,
+            None if self.has_balloon() => WITH_BALLOON,
             None if self.nets().next().is_some() => WITH_NETS,
             None if self.disks().any(|disk| disk.pool_disk().is_some()) => WITH_POOL_DISKS,
             None => LISTED,
@@ -144,7 +149,10 @@ impl VmSpec {
 
     /// This program reads a section of `version`.
     pub(crate) fn reads_section(version: u32) -> bool {
-        matches!(version, BY_ORDER | LISTED | WITH_POOL_DISKS | WITH_NETS)
+        matches!(
+            version,
+            BY_ORDER | LISTED | WITH_POOL_DISKS | WITH_NETS | WITH_BALLOON
+        )
     }
 }
 

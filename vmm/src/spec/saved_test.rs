@@ -245,3 +245,20 @@ fn a_machine_with_a_card_is_saved_in_a_section_that_older_versions_refuse() {
         assert_eq!(serde_json::from_str::<VmSpec>(&text).unwrap(), spec);
     }
 }
+
+#[test]
+fn a_machine_with_a_balloon_is_refused_by_older_versions_for_its_number() {
+    let spec = VmSpec::builder("/kernel").agent_devices().balloon().build();
+    assert_eq!(spec.section_version(), 5);
+    assert!(VmSpec::reads_section(5) && !VmSpec::reads_section(6));
+    let text = serde_json::to_string(&spec).unwrap();
+    assert!(text.contains(r#"{"slot":6,"kind":"balloon"}"#), "{text}");
+    assert_eq!(serde_json::from_str::<VmSpec>(&text).unwrap(), spec);
+    assert!(spec.has_balloon());
+    assert!(
+        !VmSpec::builder("/kernel")
+            .agent_devices()
+            .build()
+            .has_balloon()
+    );
+}

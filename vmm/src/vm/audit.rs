@@ -92,7 +92,8 @@ impl RunningVm {
         );
         report.dirty_frames += 1;
         let (own, block) = self.engine.own_block(chunk, index);
-        if !own && report.not_own.len() < NAMED_MAX {
+        let is_released = block.is_none() && self.faults.releases().has_released(chunk);
+        if !own && !is_released && report.not_own.len() < NAMED_MAX {
             report.not_own.push(frame);
         }
         let snapshots = base

@@ -143,7 +143,7 @@ impl Builder<'_> {
             holder.mark_foreign();
         }
         let (engine, faults) = self.memory(spec, &holder, cow::RamOrigin::Empty)?;
-        let machine = Arc::new(self.machine(spec, files, &*engine, console)?);
+        let machine = Arc::new(self.machine(spec, files, (&*engine, &faults), console)?);
         let loaded = {
             let (machine, engine) = (Arc::clone(&machine), Arc::clone(&engine));
             faults.unless_stuck(move || load(&machine, engine.ram()))
@@ -277,7 +277,7 @@ impl Builder<'_> {
             phases.run("ReserveMemory", || self.memory(&spec, &holder, origin))?;
         fault_point(FaultPoint::RestoreReserved);
         let machine = Arc::new(phases.run("BuildMachine", || {
-            self.machine(&spec, files, &*engine, console)
+            self.machine(&spec, files, (&*engine, &faults), console)
         })?);
         Ok(Prepared {
             started,
@@ -433,7 +433,7 @@ impl Builder<'_> {
         &self,
         spec: &VmSpec,
         files: &OpenedFiles,
-        engine: &dyn CowEngine,
+        (engine, faults): (&dyn CowEngine, &FaultThread),
         console: ConsoleStreams,
     ) -> Result<Machine, VmError> {
         Machine::create(MachineParts {
@@ -443,6 +443,7 @@ impl Builder<'_> {
             slots: engine.ram().slots(),
             console,
             vsock: self.vsock_socket(spec)?,
+            free_pages: Some(Arc::clone(faults.releases()) as _),
             dirty_log: self.dirty_log || engine.needs_write_log(),
         })
         .map_err(machine_error)

@@ -61,6 +61,7 @@ impl MappedGuest {
             slots: ram.slots(),
             console: streams,
             vsock: Some(Arc::new(vsock)),
+            free_pages: None,
             dirty_log: false,
         })
         .map_err(failed)?;

@@ -2,7 +2,8 @@
 //!
 //! The guest runs. Whoever writes to such a chunk meanwhile, though the guest has said that nobody
 //! does, may lose the write: between the new mapping and its registration an access is not held. No
-//! block is behind the chunk by then, so no snapshot can get such a write.
+//! block is behind the chunk by then, so no snapshot can get such a write. Pages that such an
+//! access left are dropped: a later write to one of them would not be held.
 
 use nvvmm_snapshot::{ChunkIndex, ChunkMap, FrameSet};
 
@@ -33,6 +34,7 @@ impl RedirectEngine {
             nothing.add(self.mapping.stretch(index, &(0..CHUNK_FRAMES), None));
             let mappings = known.mappings_now();
             self.mapping.put(&nothing)?;
+            self.mapping.drop_page_tables(index, &(0..CHUNK_FRAMES))?;
             self.mapping.note_unmapped(index, mappings);
         }
         // They are behind no address any more. Those of snapshots stay theirs.

@@ -284,7 +284,7 @@ impl Mapping {
             .map_err(os("fill page tables"))
     }
 
-    /// Empties the page tables of frames, all of which are mapped shared.
+    /// Empties the page tables of frames, all of which are mapped shared, or show nothing.
     pub fn drop_page_tables(&self, index: ChunkIndex, frames: &Range<u32>) -> Result<(), CowError> {
         let (offset, size_bytes) = self.range(index, frames);
         self.reservation()
