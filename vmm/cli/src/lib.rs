@@ -40,6 +40,7 @@ mod keys;
 mod launch;
 mod log;
 mod man_pages;
+mod memory_command;
 mod message;
 mod mount;
 mod mount_command;
@@ -158,6 +159,7 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         Command::RmVm(remove) => return past_commands::remove(&remove),
         Command::Stats(stats) => stats_command::stats(&stats)?,
         Command::Port(port) => port_command::run(&port)?,
+        Command::Memory(memory) => memory_command::run(&memory)?,
         Command::Pause(pause) => return vm_commands::pause(&pause),
         Command::Resume(resume) => return vm_commands::resume(&resume),
         Command::Stop(stop) => return vm_commands::stop(&stop),

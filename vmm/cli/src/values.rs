@@ -46,6 +46,14 @@ pub fn size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// The size of a balloon: 0, or as [`size`].
+pub fn balloon(text: &str) -> Result<u64, String> {
+    match text {
+        "0" => Ok(0),
+        _ => size(text),
+    }
+}
+
 /// A size, and its bytes where the unit rounds them.
 fn in_bytes(bytes: u64) -> String {
     match bytes % (1 << 20) {

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use nvvmm_snapshot::{ProcessState, TimeText, WaitLimit};
 
+use super::MemoryStatus;
 use super::line::{LineError, LineStream};
 use super::message::{
     Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, ResizedDisk,
@@ -141,6 +142,14 @@ impl ControlClient {
     pub fn stats(&mut self) -> Result<VmStats, VmError> {
         match self.call(&Request::Stats, Some(STATUS_TIMEOUT))? {
             Answer::Stats { stats } => Ok(*stats),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks the guest for a balloon of `target_bytes`, if that is given, and tells of its memory.
+    pub fn memory(&mut self, target_bytes: Option<u64>) -> Result<MemoryStatus, VmError> {
+        match self.call(&Request::Memory { target_bytes }, Some(STATE_TIMEOUT))? {
+            Answer::Memory(memory) => Ok(memory),
             other => Err(unexpected(&other)),
         }
     }

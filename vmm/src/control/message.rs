@@ -326,6 +326,11 @@ pub enum Request {
         /// Its new size.
         size_bytes: u64,
     },
+    /// Tell of the memory; before that, ask the guest for a balloon of so many bytes.
+    Memory {
+        /// Size of the balloon.
+        target_bytes: Option<u64>,
+    },
     /// For tests: compare KVM's dirty log with the COW engine.
     Audit,
 }
@@ -351,6 +356,7 @@ impl Request {
             Self::Take(_) => "a take-over",
             Self::MeasureDisks => "the sizes of its disks",
             Self::ResizeDisk { .. } => "a new size of a disk",
+            Self::Memory { .. } => "its memory",
             Self::Audit => "an audit",
         }
     }
@@ -419,6 +425,8 @@ pub enum Answer {
         /// Disks of which the guest was told another size.
         disks: Vec<ResizedDisk>,
     },
+    /// Answer to [`Request::Memory`].
+    Memory(super::MemoryStatus),
     /// Answer to [`Request::Audit`].
     Audit {
         /// Findings of the audit.

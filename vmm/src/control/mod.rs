@@ -10,6 +10,7 @@ pub mod client;
 pub mod fuzzing;
 pub mod life;
 mod line;
+mod memory;
 pub mod message;
 pub mod past;
 pub mod registry;
@@ -19,6 +20,7 @@ pub mod spares;
 pub mod unlisted;
 
 pub use client::ControlClient;
+pub use memory::{BalloonReport, MemoryStatus};
 pub use message::{
     CaptureRequest, CapturedState, DiskStatus, NetStatus, NetTraffic, ResizedDisk, RestartRequest,
     RewindRequest, RingRequest, SandboxStatus, SnapshotRequest, TakeRequest, TimeOfDay, VmOrigin,
@@ -113,6 +115,12 @@ pub trait VmControl: Send + Sync {
     /// changed.
     fn resize_disk(&self, _name: &str, _size_bytes: u64) -> Result<Vec<ResizedDisk>, VmError> {
         Err(VmError::new(ErrorKind::Refused, "the VM has no disks"))
+    }
+
+    /// Asks the guest for a balloon of `target_bytes`, if that is given, and tells of its memory.
+    /// Waits for the guest, but not for long.
+    fn memory(&self, _target_bytes: Option<u64>) -> Result<MemoryStatus, VmError> {
+        Err(VmError::new(ErrorKind::Refused, "the VM has no balloon"))
     }
 
     /// For tests: compares KVM's dirty log since the last snapshot with the COW engine.

@@ -361,6 +361,7 @@ fn carry_out(
         Request::ResizeDisk { disk, size_bytes } => Answer::Resized {
             disks: control.resize_disk(disk, *size_bytes)?,
         },
+        Request::Memory { target_bytes } => Answer::Memory(control.memory(*target_bytes)?),
         Request::MeasureDisks => Answer::Resized {
             disks: control.measure_disks()?,
         },

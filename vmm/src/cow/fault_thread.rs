@@ -267,8 +267,7 @@ fn answer_all(
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(os(errno.into())),
         }
-        let is_ready =
-            |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+        let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
         if is_ready(&fds[1]) {
             return Ok(());
         }

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::MutEventSubscriber;
 use nvvmm_devices::virtio::{
-    DeviceHost, DeviceId, DiskBackend, FreePages, MMIO_LEN, MmioTransport, NetPort, PmemBacking, PmemRange,
-    QUEUE_NOTIFY_OFFSET, VirtioDevice,
+    BalloonHost, DeviceHost, DeviceId, DiskBackend, FreePages, MMIO_LEN, MmioTransport, NetPort,
+    PmemBacking, PmemRange, QUEUE_NOTIFY_OFFSET, VirtioDevice,
 };
 use nvvmm_devices::{
     AcpiPower, Bus, BusDevice, COM1_IRQ, COM1_PORT, Console, ConsoleOut, ConsoleStreams, Device,
@@ -59,6 +59,8 @@ pub(super) struct Board {
     pub(super) console: Arc<Mutex<Console>>,
     /// The pmem devices, in the order of the spec: the slot of each, and what is behind it.
     pub(super) pmem: Vec<(u8, Arc<PmemBacking>)>,
+    /// The host's side of the balloon, if there is one.
+    pub(super) balloon: Option<Arc<BalloonHost>>,
     /// Saved behind the devices, if the guest has it. It has nothing to pause.
     pub(super) identity: Mutex<Identity>,
 }
@@ -166,6 +168,7 @@ pub(super) fn build(
             power_registers,
             console,
             pmem: parts.pmem,
+            balloon: parts.balloon,
             identity: Mutex::new(Identity::absent(IDENTITY)),
         },
         ports,

@@ -9,6 +9,7 @@
 //! own locks (crate `nvvmm-devices`). The event queue's lock is a leaf.
 
 mod assembly;
+mod balloon;
 mod board;
 mod dax;
 mod disks;

@@ -17,6 +17,7 @@ mod in_place;
 #[cfg(test)]
 mod kinds_test;
 mod life;
+mod memory;
 mod networks;
 mod options;
 mod process;

@@ -25,8 +25,8 @@ use crate::{
     agent::link::AgentLink,
     checkpoint::report::{AuditReport, GuestClock, SnapshotReport},
     control::{
-        CaptureRequest, ResizedDisk, RestartRequest, RewindRequest, RingRequest, SandboxStatus,
-        SnapshotRequest, TakeRequest, VmControl, VmOrigin, VmState, VmStatus,
+        CaptureRequest, MemoryStatus, ResizedDisk, RestartRequest, RewindRequest, RingRequest,
+        SandboxStatus, SnapshotRequest, TakeRequest, VmControl, VmOrigin, VmState, VmStatus,
     },
     cow::Lack,
     error::ErrorKind,
@@ -440,6 +440,10 @@ impl VmControl for Supervisor {
 
     fn measure_disks(&self) -> Result<Vec<ResizedDisk>, VmError> {
         self.running()?.measure_disks()
+    }
+
+    fn memory(&self, target_bytes: Option<u64>) -> Result<MemoryStatus, VmError> {
+        self.running()?.memory(target_bytes)
     }
 
     fn resize_disk(&self, name: &str, size_bytes: u64) -> Result<Vec<ResizedDisk>, VmError> {

@@ -20,7 +20,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_PMEM;
 use virtio_bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{network, vsock};
+use super::{balloon, network, vsock};
 use crate::script::Script;
 
 type Memory = GuestMemoryMmap<()>;
@@ -36,7 +36,9 @@ const AVAIL_RING: u64 = 0x3000;
 const USED_RING: u64 = 0x4000;
 /// Distance of the rings of one queue from those of the next.
 const QUEUE_DISTANCE: u64 = 0x400;
-const QUEUES_MAX: usize = 3;
+const QUEUES_MAX: usize = 4;
+/// Queues of a disk.
+const DISK_QUEUES: usize = 3;
 const BUFFERS: u64 = 0x8000;
 /// Address of a vsock packet, with room behind it.
 const PACKET: u64 = HIGH_REGION;
@@ -64,6 +66,7 @@ pub(crate) enum Kind {
     SlowDisk,
     Rng,
     Vsock,
+    Balloon,
     /// A network card, which may be limited to few frames.
     Net {
         limited: bool,
@@ -79,6 +82,7 @@ impl Kind {
         match self {
             Kind::Rng => Box::new(Rng::new()),
             Kind::Vsock => Box::new(vsock::device()),
+            Kind::Balloon => Box::new(balloon::device()),
             Kind::Net { limited } => {
                 let (card, other) = network::card(limited);
                 *network = Some(other);
@@ -107,6 +111,15 @@ impl Kind {
     }
 }
 
+/// Queue that a byte names. The last few bytes name the last queue, too, which most devices do not
+/// have.
+fn queue_of(byte: u8) -> usize {
+    match byte {
+        0xfc.. => usize::from(byte) % QUEUES_MAX,
+        _ => usize::from(byte) % DISK_QUEUES,
+    }
+}
+
 fn disk(read_only: bool) -> Block {
     let options = BlockOptions {
         read_only,
@@ -114,7 +127,7 @@ fn disk(read_only: bool) -> Block {
     };
     let path = IMAGE.with(|image| PathBuf::from(format!("/proc/self/fd/{}", image.as_raw_fd())));
     let disk = Block::open(&path, &options).expect("the image of the disk");
-    disk.with_queues(QUEUES_MAX)
+    disk.with_queues(DISK_QUEUES)
 }
 
 thread_local! {
@@ -252,7 +265,7 @@ impl Guest {
             10 => self.disk_request(script),
             11 => self.serve(),
             12 => self.move_to_another_machine(),
-            13 => self.queue = usize::from(script.u8()) % QUEUES_MAX,
+            13 => self.queue = queue_of(script.u8()),
             14 => self.vsock_packet(script),
             _ if self.kind.is_disk() => self.resize_disk(script),
             _ => {

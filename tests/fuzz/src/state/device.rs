@@ -20,13 +20,14 @@ const IDENTITY_PLACES: IdentityPlaces = IdentityPlaces {
     generation_id: 0x10,
     clock_page: 0x1000,
 };
-const VIRTIO: [Kind; 6] = [
+const VIRTIO: [Kind; 7] = [
     Kind::Rng,
     Kind::Disk { read_only: false },
     Kind::Disk { read_only: true },
     Kind::SlowDisk,
     Kind::Vsock,
     Kind::Pmem { shown: false },
+    Kind::Balloon,
 ];
 /// Turns of the event loop. The number is limited, as a state may keep its device busy for ever.
 const TURNS_MAX: usize = 4;

@@ -5,6 +5,7 @@ mod disk;
 mod guest;
 mod launch;
 mod life;
+mod memory;
 mod moving;
 mod net;
 mod pool;
@@ -23,6 +24,7 @@ use self::{
     guest::{CP_EXAMPLES, EXEC_EXAMPLES, STATS_EXAMPLES},
     launch::{RESTORE_EXAMPLES, RUN_EXAMPLES},
     life::{LOGS_EXAMPLES, WAIT_HELP},
+    memory::MEMORY_EXAMPLES,
     moving::{RECEIVE_EXAMPLES, SEND_EXAMPLES},
     ring::{CHECKPOINT_EXAMPLES, REWIND_EXAMPLES},
     snapshot::{DIFF_EXAMPLES, EXPORT_HELP, RM_EXAMPLES, SNAPSHOT_EXAMPLES},
@@ -37,6 +39,7 @@ pub use self::{
         ClockChoice, ConsoleChoice, RebootChoice, RestoreArguments, RunArguments, StartArguments,
     },
     life::{LogsArguments, PsArguments, RmVmArguments, StartAgainArguments, WaitArguments},
+    memory::MemoryArguments,
     moving::{ReceiveArguments, SendArguments},
     net::{NetArguments, PortArguments},
     pool::{PoolCommand, PoolOption},
@@ -163,6 +166,13 @@ pub enum Command {
     ///
     /// They are those of -p (--publish) of 'run' and 'restore'.
     Port(PortArguments),
+    /// Show the memory of a running VM, as the pool and the guest's kernel count it
+    ///
+    /// With --target the guest is asked to give so much of it back: its balloon grows, as far as
+    /// it can, and what is in the balloon takes no room in the pool. The default target is 0. What
+    /// the guest itself frees goes back without that.
+    #[command(after_long_help = MEMORY_EXAMPLES)]
+    Memory(MemoryArguments),
     /// Pause VMs: their vCPUs and devices stop until 'nvvmm resume'
     #[command(visible_alias = "suspend")]
     Pause(VmsArguments),

@@ -9,6 +9,7 @@ pub mod bench;
 pub mod disk;
 pub mod doctor;
 pub mod inspect;
+pub mod memory;
 pub mod moving;
 pub mod pool;
 pub mod process;

@@ -39,6 +39,7 @@ fn schemas() -> Vec<(&'static str, Value)> {
             "inspect",
             of::<Either<inspect::InsidePool, inspect::InsideSnapshot>>(),
         ),
+        ("memory", of::<memory::Memory>()),
         ("pool check", of::<pool::Check>()),
         ("pool grow", of::<pool::Growth>()),
         ("pool map", of::<pool::Map>()),
