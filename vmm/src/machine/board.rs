@@ -124,10 +124,9 @@ pub(super) fn build(
     let power = PowerSignal::new().map_err(host("make the power registers"))?;
     let line: Arc<dyn IrqLine> = interrupt(vm, POWER_IRQ)?;
     let registers = Arc::new(Mutex::new(AcpiPower::new(Arc::clone(&power), line)));
-    let power_registers = Arc::clone(&registers);
     let bus_side = Arc::clone(&registers) as Arc<Mutex<dyn BusDevice>>;
     ports.insert("power", POWER_PORTS_BASE, POWER_PORTS_LEN, bus_side)?;
-    devices.push(registers);
+    devices.push(Arc::clone(&registers) as _);
     let keyboard = Arc::new(Mutex::new(I8042::new(Arc::clone(&power))));
     ports.insert("i8042", I8042_COMMAND_PORT, I8042_PORTS_LEN, keyboard)?;
 
@@ -165,7 +164,7 @@ pub(super) fn build(
             devices,
             virtio: declared.iter().map(|(id, _)| id.slot).collect(),
             power,
-            power_registers,
+            power_registers: registers,
             console,
             pmem: parts.pmem,
             balloon: parts.balloon,

@@ -8,8 +8,9 @@
 //! | 4 | the same, and there may be network cards |
 //! | 5 | the same, and there may be a balloon |
 //!
-//! Version 5 is written when there is a balloon, else version 4 when there is a network card, 3 when there is a disk of the
-//! pool, version 1 when the devices are in that order, version 2 else.
+//! Version 5 is written when there is a balloon, else version 4 when there is a network card, else
+//! version 3 when there is a disk of the pool, version 1 when the devices are in that order,
+//! version 2 else.
 //!
 //! Both name the `architecture` of the machine, by the name that Rust has for it. It is missing in
 //! specs from before there was this field: these are of x86-64. Versions of nvvmm from that time

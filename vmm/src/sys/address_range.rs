@@ -187,8 +187,8 @@ impl AddressRange {
         check(unsafe { libc::madvise(address.cast(), size_bytes, libc::MADV_POPULATE_WRITE) })
     }
 
-    /// Empties the page tables of the range (MADV_DONTNEED), all of which must be mapped shared: the
-    /// file keeps what the pages hold. Anonymous memory holds zeroes then.
+    /// Empties the page tables of the range (MADV_DONTNEED), all of which must be mapped shared:
+    /// the file keeps what the pages hold. Anonymous memory holds zeroes then.
     pub fn drop_page_tables(&self, offset_bytes: usize, size_bytes: usize) -> io::Result<()> {
         let address = self.address(offset_bytes, size_bytes)?;
         // SAFETY: the range was checked to lie in this reservation, which only holds guest RAM:

@@ -16,7 +16,7 @@ use crate::lock::lock;
 pub struct BalloonStatus {
     /// A driver of the guest works with the device.
     pub has_driver: bool,
-    /// That driver tells which memory is free.
+    /// The driver tells which memory is free.
     pub reports_free: bool,
     /// Size that the balloon should have.
     pub target_bytes: u64,
