@@ -35,6 +35,7 @@ fn every_command_prints_what_its_schema_allows() {
         "{listed}"
     );
     host.json(&["stats", "j"]);
+    host.json(&["port", "j"]);
     host.json(&["disk", "rescan", "j"]);
     host.run(&["stop", "j"]).ok();
     host.json(&["restore", "b", "--name", "k", "--detach"]);
