@@ -187,7 +187,8 @@ fn connections_of_a_guest_that_goes_back_end_and_do_not_hang() {
         &host,
         &vm,
         &format!(
-            "(sleep 1000 >/tmp/open & nc {SERVER} 9002 </tmp/open; echo ended >/srv/out-ended) >/dev/null 2>&1 &"
+            "(sleep 1000 >/tmp/open &
+              nc {SERVER} 9002 </tmp/open; echo ended >/srv/out-ended) >/dev/null 2>&1 &"
         ),
     );
     let (mut outgoing, _) = server.accept().unwrap();
