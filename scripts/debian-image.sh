@@ -19,7 +19,8 @@
 #                          default), which is the first of them that works here
 #   -h, --help             this text
 #
-# Needs no root, but for missing packages (mmdebstrap, fakeroot and others), which sudo installs.
+# Needs no root, but for missing packages (mmdebstrap, fakeroot, passt and others), which sudo
+# installs.
 # The mode unshare needs user namespaces and a range of user IDs in /etc/subuid, as each user of
 # Debian and Ubuntu has one. fakechroot needs neither, but makes only the release of Debian that the
 # host has: programs of the image run with the host's loader. Nothing else of the host is changed.
@@ -103,6 +104,7 @@ need_tools() {
   ((EUID == 0)) || tools+=(fakeroot fakechroot uidmap)
   is_debian_like || die "packages of Debian need apt-get, which this machine does not have"
   need_packages "${tools[@]}"
+  can_have_packages passt || say "without passt the guest has no network by --net"
 }
 
 # choose_mode: sets mode.

@@ -51,7 +51,7 @@ source "$here/lib/qemu.sh"
 
 host_modules=(virtio_pci virtio_console virtio_rng 9p 9pnet_virtio overlay kvm_amd loop virtio_blk
   ext4 xfs nfit nd_e820 nd_pmem device_dax dax_pmem
-  dummy veth bridge tun af_packet nf_tables nft_chain_nat nft_masq nft_ct)
+  dummy veth bridge tun af_packet nf_tables nft_chain_nat nft_nat nft_masq nft_ct nft_fib_ipv4)
 
 # One CPU: with two, each has a thread of QEMU. One then goes on executing breakpoints that the
 # other has patched out of the kernel's text (static keys, which KVM flips with its VMs): hosts hung

@@ -72,6 +72,7 @@ Version: $version
 Architecture: amd64
 Maintainer: nvvmm <nvvmm@users.noreply.github.com>
 Installed-Size: $(du -sk --exclude=DEBIAN "$stage/deb" | cut -f 1)
+Recommends: passt
 Depends: libc6 (>= $(libc_version "$stage/deb/usr/bin/nvvmm")), libgcc-s1
 Suggests: fuse3
 Section: admin

@@ -38,6 +38,10 @@ mount -t devpts devpts /root/dev/pts
 ln -s /proc/self/fd /root/dev/fd
 mount -t 9p -o "$share,cache=none" results "/root$results" || end_badly "no results directory"
 ip link set lo up
+# A network that leads nowhere. passt gives a guest the address of the card with the default route.
+ip link add outside type dummy && ip addr add 10.9.9.2/24 dev outside &&
+  ip link set outside up && ip route add default via 10.9.9.1 ||
+  echo "nested-init: could not make a network"
 hostname nested
 ulimit -n 65536
 

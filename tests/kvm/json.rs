@@ -38,6 +38,7 @@ fn every_command_prints_what_its_schema_allows() {
     let memory = host.json(&["memory", "j", "--target", "2M"]);
     assert_eq!(memory["balloon"]["target_bytes"], 2 << 20);
     assert_eq!(memory["balloon"]["has_driver"], false);
+    host.json(&["port", "j"]);
     host.json(&["disk", "rescan", "j"]);
     host.run(&["stop", "j"]).ok();
     host.json(&["restore", "b", "--name", "k", "--detach"]);

@@ -32,7 +32,7 @@ const FIO: &str = "cd /root; n=0
     echo good $n >/fio.done";
 /// Commits rows in WAL mode until `/stop` is there.
 const SQLITE: &str = "cd /root
-    sqlite3 t.db 'pragma journal_mode=wal; create table t(n integer primary key, x blob);' >/dev/null
+    sqlite3 t.db 'pragma journal_mode=wal; create table t(n integer primary key, x blob);'
     while [ ! -e /stop ]; do
         sqlite3 t.db 'pragma synchronous=full; insert into t(x) values(randomblob(2000));' ||
             { echo bad >/sqlite.done; exit; }

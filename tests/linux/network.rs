@@ -14,6 +14,7 @@ use std::{
 use nvvmm_tests::{
     Host, Vm,
     agent::{output, sh},
+    required,
     witness::boot_with_options,
 };
 
@@ -37,6 +38,13 @@ fn give_the_host_a_network() {
         let done = Command::new("ip").args(command.split(' ')).output();
         println!("ip {command}: {:?}", done.expect("ip runs").status.code());
     }
+}
+
+/// Runs `scripts/netns.sh`.
+fn netns(arguments: &[&str]) {
+    let script = required("NVVMM_ROOT").join("scripts/netns.sh");
+    let done = Command::new(script).args(arguments).output().unwrap();
+    assert!(done.status.success(), "{arguments:?}: {done:?}");
 }
 
 /// Has the guest ask for its address, and serve `/srv` at port 80.
@@ -187,7 +195,8 @@ fn connections_of_a_guest_that_goes_back_end_and_do_not_hang() {
         &host,
         &vm,
         &format!(
-            "(sleep 1000 >/tmp/open & nc {SERVER} 9002 </tmp/open; echo ended >/srv/out-ended) >/dev/null 2>&1 &"
+            "(sleep 1000 >/tmp/open &
+              nc {SERVER} 9002 </tmp/open; echo ended >/srv/out-ended) >/dev/null 2>&1 &"
         ),
     );
     let (mut outgoing, _) = server.accept().unwrap();
@@ -234,5 +243,113 @@ fn connections_of_a_guest_that_goes_back_end_and_do_not_hang() {
     // New connections work.
     assert_eq!(wait_for_name("127.0.0.1:8090"), "original\n");
     vm.stop();
+    host.assert_pool_clean();
+}
+
+/// Address that guests in namespaces have inside.
+const INSIDE: &str = "172.31.255.2";
+
+#[test]
+fn copies_in_namespaces_have_one_address_inside_and_serve_at_their_ports() {
+    give_the_host_a_network();
+    let host = Host::new(1024);
+    let names = ["one", "two", "three", "four"];
+    for (name, port) in names.iter().zip(8200..) {
+        netns(&["add", name, "--publish", &format!("{port}:80")]);
+    }
+    let vm = boot_with_options(&host, 128, 1, &["--net", "netns=one,tap=tap0"]);
+    let script = format!(
+        "ip addr add {INSIDE}/24 dev eth0 && ip link set eth0 up &&
+         ip route add default via 172.31.255.1 && mkdir -p /srv && echo original >/srv/name &&
+         cat /bin/busybox >/srv/large && httpd -p 80 -h /srv"
+    );
+    output(&host, &vm, &script);
+    assert_eq!(wait_for_name("10.9.9.2:8200"), "original\n");
+    let large = std::fs::read("/bin/busybox").unwrap();
+    assert!(get("10.9.9.2:8200", "/large").unwrap() == large);
+    vm.snapshot("s");
+    let copies: Vec<_> = names[1..]
+        .iter()
+        .zip(8201..)
+        .map(|(name, port)| {
+            let net = format!("netns={name},tap=tap0");
+            (host.restore("s", &["--net", &net]), port)
+        })
+        .collect();
+    for (copy, port) in &copies {
+        wait_for_name(&format!("10.9.9.2:{port}"));
+        output(&host, copy, &format!("echo {port} >/srv/name"));
+    }
+    for (copy, port) in copies {
+        let address = format!("10.9.9.2:{port}");
+        assert_eq!(wait_for_name(&address), format!("{port}\n"));
+        assert!(get(&address, "/large").unwrap() == large);
+        copy.stop();
+    }
+    assert_eq!(wait_for_name("10.9.9.2:8200"), "original\n");
+    // A snapshot at a TAP device does not go on at passt.
+    vm.stop();
+    names.iter().for_each(|name| netns(&["rm", name]));
+    host.run(&["restore", "s", "--detach"])
+        .refused(3, "namespace 'one'");
+    host.assert_pool_clean();
+}
+
+/// Runs `ip` on the host.
+fn ip(command: &str) {
+    let done = Command::new("ip").args(command.split(' ')).output();
+    let done = done.expect("ip runs");
+    assert!(done.status.success(), "ip {command}: {done:?}");
+}
+
+#[test]
+fn two_vms_talk_through_a_bridge_by_several_queues() {
+    let host = Host::new(1024);
+    ip("link add bridge0 type bridge");
+    ip("link set bridge0 up");
+    let vms: Vec<_> = (1..=2)
+        .map(|number| {
+            ip(&format!(
+                "tuntap add tap{number} mode tap vnet_hdr multi_queue"
+            ));
+            ip(&format!("link set tap{number} master bridge0 up"));
+            let net = format!("tap=tap{number},queues=2");
+            let vm = boot_with_options(&host, 96, 2, &["--net", &net]);
+            let script = format!(
+                "ip addr add 10.7.7.{number}/24 dev eth0 && ip link set eth0 up &&
+                 ls -d /sys/class/net/eth0/queues/tx-*"
+            );
+            let queues = output(&host, &vm, &script);
+            assert_eq!(queues.lines().count(), 2, "{queues}");
+            vm
+        })
+        .collect();
+    // Several streams at once, each way, with what it takes to see a byte that is wrong.
+    let [one, two] = &vms[..] else {
+        unreachable!("two were started");
+    };
+    let sum = output(&host, one, "md5sum </bin/busybox");
+    for vm in &vms {
+        output(&host, vm, "httpd -p 80 -h /bin");
+    }
+    let fetch = |from: u32| {
+        format!(
+            "for n in 1 2 3; do
+                 wget -q -O /tmp/in$n http://10.7.7.{from}/busybox &
+             done; wait; for n in 1 2 3; do md5sum </tmp/in$n; rm /tmp/in$n; done"
+        )
+    };
+    for (vm, from) in [(one, 2), (two, 1)] {
+        assert_eq!(output(&host, vm, &fetch(from)), sum.repeat(3));
+    }
+    // Both ways at once.
+    let (left, right) = thread::scope(|scope| {
+        let left = scope.spawn(|| output(&host, one, &fetch(2)));
+        (output(&host, two, &fetch(1)), left.join().unwrap())
+    });
+    assert_eq!((left, right), (sum.repeat(3), sum.repeat(3)));
+    for vm in vms {
+        vm.stop();
+    }
     host.assert_pool_clean();
 }

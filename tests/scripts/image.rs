@@ -65,6 +65,7 @@ fn scripts_for_users_say_what_they_do() {
         "guest-image.sh",
         "install.sh",
         "nested.sh",
+        "netns.sh",
         "package.sh",
         "quickstart.sh",
     ] {
