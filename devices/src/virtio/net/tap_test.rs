@@ -36,9 +36,13 @@ fn frames_go_through_a_tap_device_of_several_queues() {
     };
     tap.prepare(all, 1).unwrap();
     let socket = UdpSocket::bind("192.0.2.1:0").unwrap();
-    socket.send_to(b"to the guest", "192.0.2.2:7").unwrap();
     let mut packet = Vec::new();
-    let found = (0..5000).any(|_| {
+    let found = (0..10_000).any(|turn| {
+        // The kernel drops frames until it has noticed that somebody has the device open, which
+        // takes up to a second.
+        if turn % 100 == 0 {
+            socket.send_to(b"to the guest", "192.0.2.2:7").unwrap();
+        }
         std::thread::sleep(std::time::Duration::from_millis(1));
         let received = tap.receive(0, &mut packet);
         received.is_ok() && packet.ends_with(b"to the guest")
