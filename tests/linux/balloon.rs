@@ -11,7 +11,7 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(300);
 const MIB: u64 = 1 << 20;
 /// A file in the guest's memory.
-const FILE_MIB: u64 = 192;
+const FILE_MIB: u64 = 144;
 
 fn memory(host: &Host, vm: &Vm<'_>, options: &[&str]) -> Value {
     host.json(&[&["memory", &*vm.name], options].concat())
