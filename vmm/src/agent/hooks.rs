@@ -66,6 +66,10 @@ impl SnapshotHooks {
                     if said.starts_with(b"ready\n") {
                         return Ok(Some(hooks));
                     }
+                    // The script says a word. A guest that says more gets no memory of the host.
+                    if said.len() > OUTPUT_BYTES_MAX {
+                        return Err(without_hooks(unknown(&hooks.vm)));
+                    }
                 }
                 FromAgent::ErrorData(bytes) => hooks.keep(&bytes),
                 FromAgent::Exited(Ended::Code(0)) => return Ok(None),

@@ -206,3 +206,20 @@ fn a_hook_that_fails_afterwards_is_told() {
     assert!(error.message.contains("still frozen"), "{error:?}");
     assert!(guest.log().ends_with("20-b after s1\n10-a after s1\n"));
 }
+
+#[test]
+fn a_guest_that_talks_without_end_is_refused() {
+    let guest = Guest::new();
+    let listener = UnixListener::bind(&guest.paths().vsock).unwrap();
+    let agent = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0; 12]).unwrap();
+        stream.write_all(b"OK 1073741824\n").unwrap();
+        greet(&stream).unwrap();
+        assert!(matches!(receive(&stream), Ok(ToAgent::Exec(_))));
+        while send(&stream, &FromAgent::Data(vec![b'x'; 4096])).is_ok() {}
+    });
+    let error = SnapshotHooks::before(&guest.paths(), "s1", LONG).unwrap_err();
+    assert!(error.message.contains("another request"), "{error}");
+    agent.join().unwrap();
+}
