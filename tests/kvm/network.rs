@@ -3,20 +3,10 @@
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nvvmm_test_profile::has_passt;
 use nvvmm_tests::{Host, Vm, required};
-
-/// True where there is a passt and a network that it can use.
-fn has_passt() -> bool {
-    let works = Command::new("passt").arg("--version").output();
-    let has = works.is_ok_and(|output| output.status.success());
-    if !has {
-        println!("there is no passt here: nothing is tested");
-    }
-    has
-}
 
 fn boot<'h>(host: &'h Host, network: &[&str]) -> Vm<'h> {
     let kernel = required("NVVMM_BAREMETAL_GUEST");

@@ -1,10 +1,14 @@
-//! Size of a run of the tests: the one switch that all tests read.
+//! Size of a run of the tests: the one switch that all tests read. And what a host may lack.
 //!
 //! `NVVMM_TEST_PROFILE=gate` is the run before each merge, in minutes; it is the default.
 //! `NVVMM_TEST_PROFILE=nightly` is everything. `scripts/test.sh` sets it.
 //! `NVVMM_TEST_SEED` repeats a random run; each prints its seed.
 
+mod passt;
+
 use std::time::UNIX_EPOCH;
+
+pub use passt::has_passt;
 
 /// The variable that names the profile.
 pub const PROFILE_VARIABLE: &str = "NVVMM_TEST_PROFILE";

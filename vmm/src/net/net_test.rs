@@ -2,6 +2,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::num::NonZeroU16;
 
 use nvvmm_devices::virtio::{Mac, NetPolicy, NetRate, Protocol, Published};
+use nvvmm_test_profile::has_passt;
 
 use super::*;
 
@@ -25,17 +26,6 @@ fn published(protocol: Protocol, host_port: u16) -> Published {
         guest_port: 80,
         count: 1,
     }
-}
-
-fn has_passt() -> bool {
-    let found = std::process::Command::new("passt")
-        .arg("--version")
-        .output();
-    let has = found.is_ok_and(|output| output.status.success());
-    if !has {
-        eprintln!("there is no passt: nothing is tested");
-    }
-    has
 }
 
 /// A port that nobody has, most likely also a moment later.
