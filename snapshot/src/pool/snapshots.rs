@@ -58,7 +58,9 @@ pub struct SnapshotEntry {
 impl SnapshotEntry {
     /// A snapshot of a VM's disks without the VM: it has no saved state, and no memory.
     pub fn has_disks_only(&self) -> bool {
-        self.kind == SnapshotKind::Vm && self.state_bytes == 0
+        let mut maps = self.maps.iter();
+        let has_disks = maps.any(|map| matches!(map.kind, MapKind::Disk(_)));
+        self.kind == SnapshotKind::Vm && self.state_bytes == 0 && has_disks
     }
 }
 
