@@ -56,11 +56,12 @@ pub struct SnapshotEntry {
 }
 
 impl SnapshotEntry {
-    /// A snapshot of a VM's disks without the VM: it has no saved state, and no memory.
+    /// A snapshot of a VM's disks without the VM: it has no saved state, and no memory. Of one that
+    /// was received in part nobody knows.
     pub fn has_disks_only(&self) -> bool {
         let mut maps = self.maps.iter();
         let has_disks = maps.any(|map| matches!(map.kind, MapKind::Disk(_)));
-        self.kind == SnapshotKind::Vm && self.state_bytes == 0 && has_disks
+        self.kind == SnapshotKind::Vm && self.state_bytes == 0 && has_disks && !self.incomplete
     }
 }
 
