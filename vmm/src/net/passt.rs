@@ -1,6 +1,6 @@
 //! passt: user-mode networking for one VM, in a process of its own.
 //!
-//! It is given one end of a socket pair, and ends when the other one is closed: with the VM,
+//! Each passt has one end of a socket pair, and ends when the other one is closed: with the VM,
 //! however that ends. Options are those that versions from 2023 to now have in common.
 
 use std::fs::File;

@@ -23,7 +23,7 @@ impl Command {
     /// Reads a command. Its answer has room for a byte.
     ///
     /// # Errors
-    /// It is too short to have an answer, or not in guest memory.
+    /// The command is too short, has no room for an answer, or is not in guest memory.
     pub(super) fn read<Mem: GuestMemory>(chain: &Chain, mem: &Mem) -> Result<Self, ChainError> {
         let mut bytes = [0; 4];
         let length = chain.readable.len_bytes().min(bytes.len() as u64) as usize;

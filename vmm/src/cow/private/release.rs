@@ -16,8 +16,8 @@ impl PrivateEngine {
     /// Gives the memory of a chunk back to the host, and its own blocks to the pool: it holds
     /// zeroes then. Returns the number of frames that had a block or were written.
     ///
-    /// What the logs of writes have not told yet makes frames dirty that are zero: they are copied
-    /// for the next snapshot, and are right.
+    /// A log of writes may name frames of the chunk later. They are dirty then and hold zeroes: the
+    /// next snapshot copies zeroes, which is what they hold.
     pub(super) fn release_chunk(&self, index: ChunkIndex) -> Result<u32, CowError> {
         let mut chunk = lock(self.table.get(index));
         let dirty = chunk.dirty;
