@@ -23,6 +23,8 @@
 #   --timeout SECONDS    end after this long (default 900; with --shell never); exit status 124
 #   --boot-timeout SECS  end when the nested host is not up this long after a boot began
 #                        (default 180); exit status 124
+#   --silence SECONDS    end when the nested host is up and gives no sign of life for this long
+#                        (default 300); exit status 123. Its kernel is dead then, or QEMU
 #   --keep               keep the run directory with its console log, and print where it is
 #   --prepare            make kernel and initramfs ready, boot nothing
 #   -h, --help           this text
@@ -56,7 +58,7 @@ host_modules=(virtio_pci virtio_console virtio_rng 9p 9pnet_virtio overlay kvm_a
 # One CPU: with two, each has a thread of QEMU. One then goes on executing breakpoints that the
 # other has patched out of the kernel's text (static keys, which KVM flips with its VMs): hosts hung
 # or panicked, and guests in them reset.
-memory=6G cpus=${NVVMM_NESTED_CPUS:-1} boots=1 timeout_s='' boot_timeout_s=180
+memory=6G cpus=${NVVMM_NESTED_CPUS:-1} boots=1 timeout_s='' boot_timeout_s=180 silence_s=300
 keep=0 prepare_only=0 shell=0 results=''
 append=() pmem=() nvdimms=() disks=()
 
@@ -73,6 +75,7 @@ parse_arguments() {
       --append) append+=("${2:?--append needs words}"); shift ;;
       --timeout) timeout_s=${2:?--timeout needs seconds}; shift ;;
       --boot-timeout) boot_timeout_s=${2:?--boot-timeout needs seconds}; shift ;;
+      --silence) silence_s=${2:?--silence needs seconds}; shift ;;
       --keep) keep=1 ;;
       --prepare) prepare_only=1 ;;
       -h | --help) usage; exit 0 ;;
@@ -221,7 +224,7 @@ write_greeting() {
 # code that it had translated before, and the host hangs.
 start_qemu() {
   local disk options=() ram="memory-backend-file,id=memory,size=${memory_mib}M"
-  local command_line=(console=ttyS0 panic=-1 mitigations=off quiet "nested.results=$results"
+  local command_line=(console=ttyS0 panic=-1 mitigations=off nokaslr quiet "nested.results=$results"
     "nested.boots=$boots" "nested.shell=$shell")
   for disk in "${disks[@]}"; do
     options+=(-drive "if=virtio,format=raw,file=$(realpath "$disk")")
@@ -229,14 +232,15 @@ start_qemu() {
   # /dev/hvc0 of the nested host is this terminal. Its keys are not for QEMU.
   ((!shell)) ||
     options+=(-chardev "stdio,id=terminal,signal=off" -device "virtconsole,chardev=terminal")
-  [[ -p $run/output ]] || mkfifo "$run/output"
+  [[ -p $run/output ]] || mkfifo "$run/output" "$run/monitor.in" "$run/monitor.out"
   cat <"$run/output" &
   output_pid=$!
   "$qemu" -M q35,memory-backend=memory -accel tcg,thread=multi -cpu "$(cpu_model)" -smp "$cpus" \
     -object "$ram,mem-path=$memory_dir/memory,share=on" \
     -m "${memory_mib}M" \
     "${nvdimms[@]/@/$memory_dir}" \
-    -no-reboot -nodefaults -display none -nic none -monitor none \
+    -no-reboot -nodefaults -display none -nic none \
+    -chardev "pipe,id=monitor,path=$run/monitor" -mon chardev=monitor,mode=readline \
     -device virtio-serial-pci "${options[@]}" \
     -chardev "file,id=console,path=$run/console.log,append=on" -serial chardev:console \
     -chardev "file,id=output,path=$run/output" \
@@ -280,6 +284,32 @@ show_logs() {
   [[ ! -s $run/qemu.log ]] || sed 's/^/  qemu | /' "$run/qemu.log" >&2
 }
 
+# Prints where the processor of the nested host is: three times, to tell a loop from a stop.
+show_processor() {
+  local reader
+  timeout 20 cat "$run/monitor.out" >"$run/monitor.log" &
+  reader=$!
+  # QEMU has both open for reading and writing: nothing here waits for it.
+  for _ in 1 2 3; do
+    echo "info registers -a" 1<>"$run/monitor.in"
+    sleep 2
+  done
+  echo "x /64gx \$sp" 1<>"$run/monitor.in"
+  sleep 1
+  kill "$reader" 2>/dev/null || true
+  wait "$reader" 2>/dev/null || true
+  say "its processor:"
+  { grep -aE '^(RIP|RAX|RSI|R8 |CS|CR0|[0-9a-f]+:)' "$run/monitor.log" || true; } |
+    tr -d '\r' | sed 's/^/  | /' >&2
+}
+
+# Gives the seconds since the nested host gave a sign of life.
+silent_for() {
+  local seen
+  seen=$(stat -c %Y "$control/alive" 2>/dev/null) || { echo 0; return; }
+  echo "$(($(date +%s) - seen))"
+}
+
 # Waits for the end of a boot, for one that takes too long, or for the overall limit.
 watch_qemu() {
   local up=0 start=$SECONDS
@@ -299,8 +329,11 @@ watch_qemu() {
       hang="not finished after $timeout_s s"
     elif ((!up && SECONDS - start > boot_timeout_s)); then
       hang="not up after $boot_timeout_s s"
+    elif ((up && $(silent_for) > silence_s)); then
+      hang="without a sign of life for $silence_s s"
     fi
     if [[ -n $hang ]]; then
+      show_processor
       end_qemu
       break
     fi
@@ -375,7 +408,9 @@ status=$(last_status) rebooted=1
 [[ $results == "$run"/* ]] || rm -rf "$control"
 if [[ -n $hang ]]; then
   show_logs
-  say "error: the nested host was $hang; its CPU is emulated, so try a longer --timeout"
+  say "error: the nested host was $hang"
+  [[ $hang != without* ]] || exit 123
+  say "its CPU is emulated, so try a longer --timeout"
   exit 124
 elif [[ -z $status ]]; then
   show_logs
