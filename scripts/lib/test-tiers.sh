@@ -43,7 +43,7 @@ start_prefetch() {
 }
 
 prefetch() {
-  can_have_packages shellcheck gdb e2fsprogs passt || true
+  can_have_packages shellcheck gdb e2fsprogs passt qemu-utils || true
   is_asked_for nested || is_asked_for linux || is_asked_for restarts || is_asked_for media ||
     is_asked_for pools || return 0
   need_packages ndctl xfsprogs e2fsprogs jq python3-minimal sqlite3 xz-utils

@@ -57,6 +57,31 @@ fn content(host: &Host, name: &str) -> std::path::PathBuf {
     path
 }
 
+/// Exports a disk in both formats, and compares with the guest's own checksum of it.
+fn assert_exported(host: &Host, name: &str, guests_sum: &str) {
+    let path = |format: &str| host.runtime().join(format!("{name}.{format}"));
+    for format in ["raw", "qcow2"] {
+        let file = path(format);
+        let file = file.to_str().expect("the path is text");
+        host.run(&["disk", "export", name, file, "--format", format])
+            .ok();
+    }
+    let raw = std::fs::File::open(path("raw")).unwrap();
+    let summed = Command::new("md5sum").stdin(raw).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&summed.stdout), guests_sum);
+    let compared = Command::new("qemu-img")
+        .args(["compare", "-f", "raw", "-F", "qcow2"])
+        .args([path("raw"), path("qcow2")])
+        .output();
+    match compared {
+        Ok(compared) => assert!(compared.status.success(), "{compared:?}"),
+        Err(error) => println!("SKIPPED: comparison by qemu-img: {error}"),
+    }
+    for format in ["raw", "qcow2"] {
+        std::fs::remove_file(path(format)).unwrap();
+    }
+}
+
 fn assert_file_system_clean(path: &Path) {
     let checked = Command::new("e2fsck")
         .args(["-f", "-n"])
@@ -108,17 +133,20 @@ fn a_file_system_goes_with_snapshots_copies_and_rewinds_and_survives_the_process
     let mut copies: Vec<_> = ["s2", "s3"]
         .map(|snapshot| host.restore(snapshot, &[]))
         .into();
+    let mut sums = Vec::new();
     for (seed, copy) in (6..).zip(&mut copies) {
         assert!(assert_goes_on(copy, seed) >= 4);
         ask(copy, "disk umount");
+        sums.push(output(&host, copy, "md5sum < /dev/vda"));
     }
     let names: Vec<String> = copies
         .iter()
         .map(|copy| format!("{}.data", copy.name))
         .collect();
     copies.into_iter().for_each(Vm::stop);
-    for name in &names {
+    for (name, sum) in names.iter().zip(&sums) {
         assert_file_system_clean(&content(&host, name));
+        assert_exported(&host, name, sum);
     }
 
     let mut vm = boot(&host, 160, 1, &["--disk", "data"]);

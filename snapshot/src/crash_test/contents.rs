@@ -52,7 +52,9 @@ pub(super) fn read_snapshots(pool: &Arc<Pool>) -> Result<Snapshots, String> {
         .and_then(|mut lock| lock.listing())
         .map_err(text)?;
     let mut snapshots = Snapshots::new();
-    for listed in listing.named() {
+    // A reception that was cut off leaves a file that is no snapshot.
+    let whole = listing.named().filter(|listed| listed.complete().is_ok());
+    for listed in whole {
         let (name, inode) = (&listed.inode.name, &listed.inode);
         let map = FrameMap::of_memory(pool, inode).map_err(text)?;
         let mut frames = Frames::new();

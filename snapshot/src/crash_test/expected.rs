@@ -26,7 +26,8 @@ pub(super) fn intended(model: &Model, step: &Step) -> Snapshots {
                 }
                 let snapshot = Saved {
                     kind: SnapshotKind::Vm,
-                    foreign: false,
+                    // What makes it so is tested elsewhere (tests/pool/foreign.rs).
+                    foreign: vm.holder.is_foreign(),
                     parent: vm.base,
                     memory_bytes: vm.memory_bytes,
                     frames: vm.frames.clone(),
@@ -47,7 +48,8 @@ pub(super) fn intended(model: &Model, step: &Step) -> Snapshots {
                 let taken = captured(vm, *first, *pages);
                 let image = Saved {
                     kind: SnapshotKind::Process,
-                    foreign: false,
+                    // What makes it so is tested elsewhere (tests/pool/foreign.rs).
+                    foreign: vm.holder.is_foreign(),
                     parent: vm.base,
                     memory_bytes: image_bytes(*pages),
                     frames: taken
@@ -58,6 +60,16 @@ pub(super) fn intended(model: &Model, step: &Step) -> Snapshots {
                     disks: Default::default(),
                 };
                 saved.insert(name.clone(), Arc::new(image));
+            }
+        }
+        Step::Receive { from, name, .. } => {
+            if let Some(sent) = model.saved.get(from).filter(|_| !saved.contains_key(name)) {
+                let received = Saved {
+                    foreign: true,
+                    parent: None,
+                    ..Saved::clone(sent)
+                };
+                saved.insert(name.clone(), Arc::new(received));
             }
         }
         Step::Remove { name, .. } => drop(saved.remove(name)),
@@ -124,6 +136,14 @@ pub(super) fn intended_disks(model: &Model, step: &Step) -> Disks {
                     .for_each(|(cell, tag)| disk.write(cell, tag));
                 if *request == Request::Flush {
                     disk.flush();
+                }
+            }
+        }
+        Step::RewindDisks { vm, name } => {
+            let saved = model.saved.get(name).map(|saved| &saved.disks);
+            for drive in drives(vm) {
+                if let Some(content) = saved.and_then(|disks| disks.get(&drive.name)) {
+                    disks.insert(drive.name.clone(), Expected::exactly(content));
                 }
             }
         }

@@ -7,7 +7,7 @@ use super::disks::{DISK_BYTES, Drive, Request, seen};
 use super::expected::state;
 use super::model::{Model, Outcome, Vm};
 use super::steps::{CHUNK_BYTES, Step};
-use crate::{Error, GrowOptions, Pool};
+use crate::{Error, GrowOptions, Pool, ReceiveOptions, SendOptions};
 
 /// A refusal is a result; other errors are not.
 fn or_refused(result: crate::Result<()>) -> Result<Outcome, String> {
@@ -24,6 +24,7 @@ fn or_refused(result: crate::Result<()>) -> Result<Outcome, String> {
             | Error::DiskInUse { .. }
             | Error::DiskNameTaken { .. }
             | Error::NoDisksYet
+            | Error::Incomplete { .. }
             // Another process has made the pool larger meanwhile.
             | Error::InvalidSize { .. },
         ) => Ok(Outcome::Refused),
@@ -39,6 +40,7 @@ impl Model {
             | Step::Restore { process, .. }
             | Step::Remove { process, .. }
             | Step::Grow { process, .. }
+            | Step::Receive { process, .. }
             | Step::Scrub { process }
             | Step::Clean { process }
             | Step::CreateDisk { process, .. }
@@ -56,6 +58,7 @@ impl Model {
             | Step::AttachDisk { vm, .. }
             | Step::DetachDisk { vm, .. }
             | Step::DiskRequest { vm, .. }
+            | Step::RewindDisks { vm, .. }
             | Step::Stop { vm } => self.vms[*vm].as_ref().map(|vm| vm.process),
             Step::Close { .. } | Step::Open { .. } | Step::Kill { .. } => None,
         }
@@ -113,6 +116,11 @@ impl Model {
             Step::Grow { process, chunks } => {
                 self.on_pool(*process, |pool| or_refused(grow(pool, *chunks)))
             }
+            Step::Receive {
+                process,
+                from,
+                name,
+            } => self.on_pool(*process, |pool| or_refused(receive(pool, from, name))),
             Step::Scrub { process } => {
                 self.on_pool(*process, |pool| scrub(pool).map(|()| Outcome::Done))
             }
@@ -122,7 +130,8 @@ impl Model {
             | Step::CopyDisk { .. }
             | Step::AttachDisk { .. }
             | Step::DetachDisk { .. }
-            | Step::DiskRequest { .. } => self.perform_on_disk(step),
+            | Step::DiskRequest { .. }
+            | Step::RewindDisks { .. } => self.perform_on_disk(step),
             Step::Stop { vm } => {
                 self.vms[*vm] = None;
                 Ok(Outcome::Done)
@@ -187,6 +196,7 @@ impl Model {
                 Ok(())
             }),
             Step::DiskRequest { vm, drive, request } => self.request(*vm, *drive, *request),
+            Step::RewindDisks { vm, name } => self.with_vm(*vm, |vm| vm.rewind_disks(name)),
             _ => Ok(Outcome::Refused),
         }
     }
@@ -252,6 +262,26 @@ pub(super) fn scrub(pool: &Arc<Pool>) -> Result<(), String> {
     } else {
         Err(format!("scrub: {report:?}"))
     }
+}
+
+/// Sends a snapshot, and receives it under another name.
+fn receive(pool: &Arc<Pool>, from: &str, name: &str) -> crate::Result<()> {
+    let mut stream = Vec::new();
+    let sent = SendOptions {
+        since: None,
+        lineage: false,
+        level: 1,
+        spec: "{}".to_owned(),
+    };
+    pool.send(from, &sent, &mut stream, &mut |_| ControlFlow::Continue(()))?;
+    let received = ReceiveOptions {
+        name: Some(name),
+        onto: None,
+        limit_bytes: None,
+    };
+    let mut stream = stream.as_slice();
+    pool.receive(&received, &mut stream, &mut |_| ControlFlow::Continue(()))
+        .map(drop)
 }
 
 fn grow(pool: &Pool, chunks: u64) -> crate::Result<()> {

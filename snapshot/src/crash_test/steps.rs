@@ -1,5 +1,6 @@
 //! The steps of a history, and how they are chosen.
 
+use super::contents::Saved;
 use super::disks::Request;
 use super::model::{Model, PROCESSES, VMS};
 use crate::SnapshotKind;
@@ -75,6 +76,12 @@ pub(super) enum Step {
         process: usize,
         chunks: u64,
     },
+    /// A snapshot is sent, and received under another name.
+    Receive {
+        process: usize,
+        from: String,
+        name: String,
+    },
     Scrub {
         process: usize,
     },
@@ -108,6 +115,11 @@ pub(super) enum Step {
         vm: usize,
         drive: usize,
         request: Request,
+    },
+    /// All disks of the VM go back to what they were at a snapshot.
+    RewindDisks {
+        vm: usize,
+        name: String,
     },
     Stop {
         vm: usize,
@@ -165,7 +177,7 @@ pub(super) fn next_step(random: &mut Random, model: &Model) -> Step {
     if random.once_in(3) {
         return disk_step(random, model, process, vm);
     }
-    match random.below(44) {
+    match random.below(47) {
         0..=9 => write_step(random, model, vm),
         10 => Step::Free {
             vm,
@@ -210,6 +222,14 @@ pub(super) fn next_step(random: &mut Random, model: &Model) -> Step {
         37..=39 => write_step(random, model, vm),
         40 => Step::UnpinOthers { vm },
         41 | 42 => Step::Clean { process },
+        43..=45 => match any_of(random, model.saved.keys()) {
+            Some(from) => Step::Receive {
+                process,
+                from,
+                name,
+            },
+            None => Step::Clean { process },
+        },
         _ => Step::Kill { process },
     }
 }
@@ -221,23 +241,29 @@ fn disk_step(random: &mut Random, model: &Model, process: usize, vm: usize) -> S
     if model.disks.is_empty() {
         return Step::CreateDisk { process, name };
     }
+    if drives == 0 && !random.once_in(4) || random.once_in(12) {
+        let free = model.disks.keys().filter(|name| !is_attached(model, name));
+        return match any_of(random, free) {
+            Some(name) => Step::AttachDisk { vm, name },
+            None => Step::CreateDisk { process, name },
+        };
+    }
     if drives == 0 || random.once_in(12) {
-        return match random.below(8) {
+        let has_first = |saved: &Saved| saved.disks.contains_key("d0");
+        return match random.below(6) {
             0 => Step::CreateDisk { process, name },
             1 => Step::RemoveDisk { process, name },
-            2 => Step::CopyDisk {
+            2 => Step::AttachDisk { vm, name },
+            _ => Step::CopyDisk {
                 process,
                 name,
-                from: random
-                    .once_in(2)
-                    .then(|| format!("s{}", random.below(NAMES))),
+                from: any_of(random, saved_with(model, has_first)),
             },
-            _ => Step::AttachDisk { vm, name },
         };
     }
     let drive = random.below(drives as u64) as usize;
     let (first, count) = (random.below(8) as usize, 1 + random.below(3) as usize);
-    let request = match random.below(12) {
+    let request = match random.below(15) {
         0..=4 => Request::Frames { first, count },
         5..=7 => Request::Sector {
             frame: first,
@@ -245,9 +271,48 @@ fn disk_step(random: &mut Random, model: &Model, process: usize, vm: usize) -> S
         },
         8 => Request::Discard { first, count },
         9 | 10 => Request::Flush,
+        11..=13 => return rewind_step(random, model, vm),
         _ => return Step::DetachDisk { vm, drive },
     };
     Step::DiskRequest { vm, drive, request }
+}
+
+/// A rewind to a snapshot that has the VM's disks, if there is one.
+fn rewind_step(random: &mut Random, model: &Model, vm: usize) -> Step {
+    let drives = model.vms[vm].iter().flat_map(|vm| &vm.drives);
+    let drives: Vec<&str> = drives.map(|drive| drive.name.as_str()).collect();
+    let has_all = |saved: &Saved| drives.iter().all(|name| saved.disks.contains_key(*name));
+    match any_of(random, saved_with(model, has_all)) {
+        Some(name) => Step::RewindDisks { vm, name },
+        None => Step::DiskRequest {
+            vm,
+            drive: 0,
+            request: Request::Flush,
+        },
+    }
+}
+
+/// The snapshots of which something is true.
+fn saved_with<'m>(
+    model: &'m Model,
+    is_so: impl Fn(&Saved) -> bool + 'm,
+) -> impl Iterator<Item = &'m String> {
+    let saved = model.saved.iter();
+    saved
+        .filter(move |(_, saved)| is_so(saved))
+        .map(|(name, _)| name)
+}
+
+fn is_attached(model: &Model, disk: &str) -> bool {
+    let mut drives = model.vms.iter().flatten().flat_map(|vm| &vm.drives);
+    drives.any(|drive| drive.name == disk)
+}
+
+/// One of some names, if there is any.
+fn any_of<'n>(random: &mut Random, names: impl Iterator<Item = &'n String>) -> Option<String> {
+    let names: Vec<&String> = names.collect();
+    let one = random.below(names.len().max(1) as u64) as usize;
+    names.get(one).map(|name| (*name).clone())
 }
 
 fn is_saved(model: &Model, name: &str, kind: SnapshotKind) -> bool {

@@ -6,7 +6,9 @@ use super::contents::Saved;
 use super::expected::{captured, image_bytes, state};
 use super::model::Vm;
 use super::steps::From;
-use crate::{BlockNo, ChunkIndex, ChunkMap, Error, NewMap, NewSnapshot, SnapshotId, SnapshotKind};
+use crate::{
+    BlockNo, ChunkIndex, ChunkMap, DiskHead, Error, NewMap, NewSnapshot, SnapshotId, SnapshotKind,
+};
 
 impl Vm {
     pub(super) fn restore(&mut self, name: &str) -> crate::Result<()> {
@@ -207,6 +209,19 @@ impl Vm {
             self.pins.push(entry.id);
         }
         Ok(())
+    }
+
+    /// The disks go back to what they were at a snapshot; the memory stays.
+    pub(super) fn rewind_disks(&mut self, name: &str) -> crate::Result<()> {
+        let (entry, _) = self.holder.pin(name)?;
+        if !self.pins.contains(&entry.id) {
+            self.pins.push(entry.id);
+        }
+        let drives = self.drives.iter();
+        let heads: Vec<_> = drives
+            .map(|drive| (&*drive.head, drive.name.as_str()))
+            .collect();
+        DiskHead::rewind_all(&heads, entry.id)
     }
 
     /// A pin that the VM's memory does not need.

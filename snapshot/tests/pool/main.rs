@@ -19,3 +19,4 @@ mod room;
 mod sharing;
 mod stale;
 mod streams;
+mod versions;
