@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::contents::{Snapshots, frame_with, read_snapshots};
 use super::disks::DISK_BYTES;
-use super::oracle::{assert_in_order, open};
+use super::oracle::{assert_in_order, leave_to_another_boot, open};
 use crate::layout::Layout;
 use crate::region::sim::{CrashPoint, Fuse, Image, SimControl, Survivors, region_with};
 use crate::{
@@ -31,14 +31,14 @@ impl Bench {
         Bench::on(control).unwrap()
     }
 
-    /// Opens what is left of a medium at a point.
+    /// Opens what is left of a medium when its host goes down at a point.
     pub(super) fn after(point: &CrashPoint, survivors: Survivors) -> crate::Result<Bench> {
-        Bench::on(region_with(point.image(survivors)))
+        Bench::on(region_with(left_of(point, survivors)))
     }
 
     /// The same, with a record of what opening it does.
     pub(super) fn recorded_from(point: &CrashPoint, survivors: Survivors) -> crate::Result<Bench> {
-        let control = region_with(point.image(survivors));
+        let control = region_with(left_of(point, survivors));
         control.record();
         Bench::on(control)
     }
@@ -67,6 +67,12 @@ impl Bench {
         let (region, fuse) = self.control.handle();
         (open(region, &self.locks).unwrap(), fuse)
     }
+}
+
+fn left_of(point: &CrashPoint, survivors: Survivors) -> Image {
+    let mut image = point.image(survivors);
+    leave_to_another_boot(&mut image);
+    image
 }
 
 pub(super) fn fill(holder: &Holder, block: BlockNo, tag: u64) {

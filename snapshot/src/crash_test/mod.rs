@@ -14,6 +14,7 @@ mod model;
 mod oracle;
 mod perform;
 mod power_cuts;
+mod rewinds;
 mod steps;
 mod vm_steps;
 

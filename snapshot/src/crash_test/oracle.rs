@@ -389,7 +389,7 @@ pub(super) fn random_crash(random: &mut Random, points: &[CrashPoint], since: u6
 }
 
 /// The host that opens the pool next is not the one that wrote it: its boot id is another one.
-fn leave_to_another_boot(image: &mut Image) {
+pub(super) fn leave_to_another_boot(image: &mut Image) {
     let mut line = image.line(BOOT_ID_OFFSET / 64);
     let start = (BOOT_ID_OFFSET % 64) as usize;
     line[start..start + 16].fill(0xa5);
