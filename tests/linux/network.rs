@@ -13,7 +13,7 @@ use std::{
 
 use nvvmm_tests::{
     Host, Vm,
-    agent::{output, sh},
+    agent::{output, sh, wait_for},
     required,
     witness::boot_with_options,
 };
@@ -242,6 +242,58 @@ fn connections_of_a_guest_that_goes_back_end_and_do_not_hang() {
     }
     // New connections work.
     assert_eq!(wait_for_name("127.0.0.1:8090"), "original\n");
+    vm.stop();
+    host.assert_pool_clean();
+}
+
+/// Waits until the VM says that connections stay.
+fn wait_until_kept(host: &Host, vm: &Vm<'_>) {
+    let until = Instant::now() + PATIENCE;
+    while vm.status()["restore"]["connections"] != "kept" {
+        assert!(Instant::now() < until, "{}", vm.status());
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn connections_stay_where_that_is_asked_for() {
+    give_the_host_a_network();
+    let host = Host::new(512);
+    let options = ["--net", "-p", "127.0.0.1:8095:81"];
+    let vm = boot_with_options(&host, 128, 1, &options);
+    go_online(&host, &vm, "original");
+    output(
+        &host,
+        &vm,
+        "(nc -l -p 81 >/srv/in; echo ended >/srv/in-ended) >/dev/null 2>&1 &",
+    );
+    let mut peer = connect("127.0.0.1:8095".parse().unwrap()).unwrap();
+    let wait_for_bytes = |expected: &str| {
+        let until = Instant::now() + PATIENCE;
+        while output(&host, &vm, "cat /srv/in") != expected {
+            assert!(Instant::now() < until, "{expected:?} never came");
+        }
+    };
+    peer.write_all(b"before\n").unwrap();
+    wait_for_bytes("before\n");
+    vm.snapshot("open");
+    // Nothing was sent since: both ends agree after the rewind, too.
+    let back = ["rewind", &vm.name, "--to", "open", "--keep-connections"];
+    host.run(&back).ok();
+    wait_until_kept(&vm);
+    peer.write_all(b"after\n").unwrap();
+    wait_for_bytes("before\nafter\n");
+    assert_ne!(sh(&host, &vm, "test -e /srv/in-ended").code, 0);
+    // A copy has the connection, although nobody is at its other end; unless it is to end.
+    let open = "netstat -tn | grep -c ':81 .*ESTABLISHED'";
+    let copy = host.restore("open", &["--keep-connections"]);
+    wait_until_kept(&copy);
+    assert_eq!(output(&host, &copy, open), "1\n");
+    copy.stop();
+    let copy = host.restore("open", &[]);
+    wait_for(&host, &copy, "test -e /srv/in-ended");
+    assert_eq!(sh(&host, &copy, open).stdout, "0\n");
+    copy.stop();
     vm.stop();
     host.assert_pool_clean();
 }

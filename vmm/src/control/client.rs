@@ -14,7 +14,7 @@ use super::MemoryStatus;
 use super::line::{LineError, LineStream};
 use super::message::{
     Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, ResizedDisk,
-    RestartRequest, RewindRequest, RingRequest, SnapshotRequest, TakeRequest, Versioned, VmStatus,
+    RestartRequest, RingRequest, SnapshotRequest, Versioned, VmStatus,
 };
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
 use crate::error::{ErrorKind, VmError};

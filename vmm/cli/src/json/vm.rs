@@ -474,6 +474,11 @@ pub struct Restore {
         schemars(extend("enum" = ["kept", "set", "expected", "not-set", "no-agent", "failed"]))
     )]
     clock: String,
+    /// Connections of the guest that are to stay (--keep-connections): they stay, the guest's agent
+    /// is too old for that and ends them, or it has not answered yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(extend("enum" = ["kept", "ended", "awaited", null])))]
+    connections: Option<String>,
     /// Notes, for example about disks that could not be checked.
     notes: Vec<String>,
 }
@@ -489,6 +494,7 @@ impl Restore {
             once: report.once,
             prefault: report.prefault,
             clock: word(&report.clock),
+            connections: report.connections.as_ref().map(word),
             notes: report.notes.clone(),
         }
     }
