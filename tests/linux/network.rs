@@ -247,7 +247,7 @@ fn connections_of_a_guest_that_goes_back_end_and_do_not_hang() {
 }
 
 /// Waits until the VM says that connections stay.
-fn wait_until_kept(host: &Host, vm: &Vm<'_>) {
+fn wait_until_kept(vm: &Vm<'_>) {
     let until = Instant::now() + PATIENCE;
     while vm.status()["restore"]["connections"] != "kept" {
         assert!(Instant::now() < until, "{}", vm.status());

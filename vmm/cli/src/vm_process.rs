@@ -145,6 +145,9 @@ impl VmProcess {
             .map_err(|cause| VmError::new(ErrorKind::Usage, cause))?;
         let warnings = start_warnings::of(&pool, &source);
         account.map_or(Ok(()), Account::become_it)?;
+        // passt and the helper are there by now. A confined process cannot wait for one.
+        sys::forget_children_that_end()
+            .map_err(|e| VmError::io("leave the VM's children to the system", &e))?;
         let sandbox = match confined {
             true => sandbox::enter(&directory)?,
             false => sandbox::stay_out(),
