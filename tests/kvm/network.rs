@@ -35,6 +35,14 @@ fn a_card_at_passt_is_snapshotted_and_its_copies_publish_ports_of_their_own() {
     assert_eq!(listed[0]["host_port"], first, "{listed}");
     assert!(TcpListener::bind(("127.0.0.1", first)).is_err());
     host.run(&["snapshot", &vm.name, "base"]).ok();
+    let inside = host.json(&["inspect", "base"]);
+    let slots = inside["saved_state"]["spec"]["slots"].as_array().unwrap();
+    let card = slots.iter().find(|slot| slot["kind"] == "net").unwrap();
+    let (card, known) = (&card["net"], &vm.status()["nets"][0]);
+    assert_eq!(card["place"], "passt", "{card}");
+    assert_eq!(card["mac"], known["mac"]);
+    assert_eq!(card["mtu_bytes"], 65520);
+    assert_eq!(card["ports"], known["ports"]);
 
     let kernel = required("NVVMM_BAREMETAL_GUEST");
     let taken = [

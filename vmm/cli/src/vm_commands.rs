@@ -234,6 +234,9 @@ fn ps_row(vm: &Listed) -> Row {
             row.memory = output::size(status.memory_bytes);
             row.own = output::frames_size(status.ram.frames_own);
             row.shared = output::frames_size(status.ram.frames_shared);
+            row.used = output::frames_size(status.ram.frames_mapped);
+            row.empty = output::frames_size(status.ram.frames_empty);
+            row.balloon = output::frames_size(status.ram.frames_ballooned);
             row.up = output::lasting(Duration::from_millis(status.uptime_ms));
             row.from = match &status.origin {
                 VmOrigin::Boot { .. } => "boot".to_owned(),

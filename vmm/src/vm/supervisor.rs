@@ -423,8 +423,7 @@ impl VmControl for Supervisor {
             status.disks = vm.disk_statuses();
             status.nets = vm.net_statuses();
             status.notice = vm.lost_network().or(status.notice);
-            let counters = vm.engine.counters_now(&*vm.machine);
-            status.ram = counters.unwrap_or_else(|_| vm.engine.counters());
+            status.ram = vm.ram_counters();
             status.restore = self.restore_report(&vm);
             if let Some(lack) = vm.faults.starved_of() {
                 status.notice = Some(no_space_notice(lack, vm.holder.pool()));
