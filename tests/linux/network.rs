@@ -21,10 +21,10 @@ use nvvmm_tests::{
 /// Longest wait for an answer of a guest on an emulated CPU.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Address of the host that guests reach.
-const SERVER: &str = "10.9.8.1";
+pub(crate) const SERVER: &str = "10.9.8.1";
 
 /// Gives the host a card, once.
-fn give_the_host_a_network() {
+pub(crate) fn give_the_host_a_network() {
     for command in [
         "link add nvvmm-test type dummy",
         "addr add 10.9.9.2/24 dev nvvmm-test",
@@ -47,15 +47,22 @@ fn netns(arguments: &[&str]) {
     assert!(done.status.success(), "{arguments:?}: {done:?}");
 }
 
-/// Has the guest ask for its address, and serve `/srv` at port 80.
-fn go_online(host: &Host, vm: &Vm<'_>, name: &str) {
-    let script = format!(
-        "ip link set eth0 up && udhcpc -i eth0 -n -q -t 20 -T 1 -s /bin/guest-dhcp &&
-         mkdir -p /srv && echo {name} >/srv/name && cat /bin/busybox >/srv/large &&
-         httpd -p 80 -h /srv && ip addr show eth0 && ip route"
-    );
-    let said = output(host, vm, &script);
+/// Has the guest ask for its address.
+pub(crate) fn take_an_address(host: &Host, vm: &Vm<'_>) {
+    let script = "ip link set eth0 up && udhcpc -i eth0 -n -q -t 20 -T 1 -s /bin/guest-dhcp &&
+                  ip addr show eth0 && ip route";
+    let said = output(host, vm, script);
     assert!(said.contains("10.9.9.2"), "{said}");
+}
+
+/// Has the guest ask for its address, and serve `/srv` at port 80.
+pub(crate) fn go_online(host: &Host, vm: &Vm<'_>, name: &str) {
+    take_an_address(host, vm);
+    let script = format!(
+        "mkdir -p /srv && echo {name} >/srv/name && cat /bin/busybox >/srv/large &&
+         httpd -p 80 -h /srv"
+    );
+    output(host, vm, &script);
 }
 
 fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
@@ -76,7 +83,7 @@ fn get(address: &str, path: &str) -> std::io::Result<Vec<u8>> {
 }
 
 /// Waits until the guest behind a port of the host gives its name.
-fn wait_for_name(address: &str) -> String {
+pub(crate) fn wait_for_name(address: &str) -> String {
     let until = Instant::now() + PATIENCE;
     loop {
         match get(address, "/name") {

@@ -20,7 +20,8 @@ use super::output;
 use super::ps_table::{self, Columns, Row};
 use super::terminal::{shown_in_line, tell};
 use super::{
-    json, outside_disks, past_commands, process_commands, ring_commands, snapshot_hooks, spares,
+    freed_memory, json, outside_disks, past_commands, process_commands, ring_commands,
+    snapshot_hooks, spares,
 };
 
 /// Time that a VM process has to end once it has agreed to.
@@ -484,10 +485,14 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         disks_only,
         no_hooks,
         hooks_timeout,
+        wait_freed,
         json: form,
     } = arguments;
     let dir = RuntimeDir::of_user()?;
     let entry = dir.find(&vm)?;
+    if let Some(limit) = wait_freed {
+        freed_memory::wait(&mut connect(&entry)?, limit)?;
+    }
     let hooks = match no_hooks {
         true => None,
         false => {

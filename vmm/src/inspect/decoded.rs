@@ -95,7 +95,6 @@ fn of_card(card: &NetSpec, told_mtu: Option<u16>) -> Value {
         NetSource::Fd { .. } => ("fd", None, [].as_slice()),
         NetSource::None => ("none", None, [].as_slice()),
     };
-    let texts = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
     json!({
         "place": place,
         "tap": tap,
@@ -109,6 +108,10 @@ fn of_card(card: &NetSpec, told_mtu: Option<u16>) -> Value {
         "allowed": texts(&card.policy.allow),
         "ports": published.iter().map(of_ports).collect::<Vec<_>>(),
     })
+}
+
+fn texts(values: &[impl ToString]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
 }
 
 fn of_ports(ports: &Published) -> Value {
