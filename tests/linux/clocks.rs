@@ -54,12 +54,11 @@ fn an_hour_that_passed_and_a_host_clock_that_was_set_back_are_no_jump_of_monoton
     };
     let host = Host::new(768);
     let vm = boot_without_witness(&host, 160);
-    let mut last = uptime(&host, &vm);
-    let mut look = |vm: &Vm<'_>, what: &str| {
+    let first = uptime(&host, &vm);
+    let look = |vm: &Vm<'_>, what: &str| {
         let now = uptime(&host, vm);
-        assert!(now >= last, "{what}: {now} s after {last} s");
-        assert!(now - last < SHORT, "{what}: {now} s after {last} s");
-        now
+        assert!(now >= first, "{what}: {now} s after {first} s");
+        assert!(now - first < SHORT, "{what}: {now} s after {first} s");
     };
     vm.snapshot("base");
     for (off, what) in [
@@ -80,8 +79,7 @@ fn an_hour_that_passed_and_a_host_clock_that_was_set_back_are_no_jump_of_monoton
     clock.put_off_by(HOUR);
     vm.pause();
     vm.resume();
-    last = look(&vm, "after a pause");
-    assert!(last > 0.0);
+    look(&vm, "after a pause");
     vm.stop();
     drop(clock);
     host.assert_pool_clean();

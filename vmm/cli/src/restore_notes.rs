@@ -27,16 +27,14 @@ pub fn wait_for_agent(vm: &mut ControlClient, mut status: VmStatus) -> Result<Vm
     Ok(status)
 }
 
-/// Tells if connections that are to stay do not, after a rewind.
+/// Tells if connections that are to stay may not, after a rewind.
 pub fn tell_of_connections(status: &VmStatus) {
-    let told = status
-        .restore
-        .as_ref()
-        .and_then(|report| report.connections);
+    let report = status.restore.as_ref();
     let is_paused = status.state == VmState::Paused;
-    // A VM process of an older version knows nothing of it.
-    let told = told.unwrap_or(GuestConnections::Ended);
-    tell(&connections_text(told, is_paused));
+    tell(&match report.and_then(|report| report.connections) {
+        Some(connections) => connections_text(connections, is_paused),
+        None => connections_warning("the VM process is of an older nvvmm and does not keep them"),
+    });
 }
 
 /// Tells of disks that could not be checked, of a clock that is not set, and of connections that
@@ -82,19 +80,22 @@ fn clock_text(clock: GuestClock, is_paused: bool) -> String {
 }
 
 fn connections_text(connections: GuestConnections, is_paused: bool) -> String {
-    let why = match connections {
+    connections_warning(match connections {
         GuestConnections::Kept => return String::new(),
-        GuestConnections::Ended => "may end: the nvvmm-agent in the guest is too old to keep them",
+        GuestConnections::Ended => "the nvvmm-agent in the guest is too old to keep them",
         GuestConnections::Awaited if is_paused => {
-            "may end: the VM is paused, and an nvvmm-agent that is too old to keep them ends them \
-             after 'nvvmm resume'"
+            "the VM is paused, and an nvvmm-agent that is too old to keep them ends them after \
+             'nvvmm resume'"
         }
         GuestConnections::Awaited => {
-            "may end: no nvvmm-agent in the guest has answered yet, and one that is too old to \
-             keep them ends them"
+            "no nvvmm-agent in the guest has answered yet, and one that is too old to keep them \
+             ends them"
         }
-    };
-    format!("nvvmm: warning: the guest's connections {why}\n")
+    })
+}
+
+fn connections_warning(why: &str) -> String {
+    format!("nvvmm: warning: the guest's connections may end: {why}\n")
 }
 
 #[cfg(test)]
