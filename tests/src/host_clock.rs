@@ -23,8 +23,9 @@ impl HostClock {
     pub fn put_off_by(&self, seconds: i64) {
         let now = self.was + self.at.elapsed();
         let wanted = now.as_secs().checked_add_signed(seconds).expect("a time");
-        let set = Command::new("date").args(["-s", &format!("@{wanted}")]);
-        let done = { set }.output().expect("date runs");
+        let mut set = Command::new("date");
+        set.args(["-s", &format!("@{wanted}")]);
+        let done = set.output().expect("date runs");
         assert!(done.status.success(), "{done:?}");
     }
 }

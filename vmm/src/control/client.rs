@@ -12,6 +12,7 @@ use nvvmm_snapshot::{ProcessState, TimeText, WaitLimit};
 
 use super::MemoryStatus;
 use super::line::{LineError, LineStream};
+use super::continuing::{RewindRequest, TakeRequest};
 use super::message::{
     Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, ResizedDisk,
     RestartRequest, RingRequest, SnapshotRequest, Versioned, VmStatus,

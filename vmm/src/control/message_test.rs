@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::control::{AgentOrders, TimeOfDay};
 
 #[test]
 fn requests_have_the_documented_form() {
