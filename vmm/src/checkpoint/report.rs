@@ -40,7 +40,7 @@ pub enum GuestClock {
 pub enum GuestConnections {
     /// No agent of the guest has asked yet if it is to end them.
     Awaited,
-    /// They stay: the guest's agent knows that, or there was none.
+    /// Connections stay: the guest's agent knows that, or there was none.
     Kept,
     /// The guest's agent is too old to keep them, and ends them.
     Ended,

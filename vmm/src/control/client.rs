@@ -11,8 +11,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use nvvmm_snapshot::{ProcessState, TimeText, WaitLimit};
 
 use super::MemoryStatus;
-use super::line::{LineError, LineStream};
 use super::continuing::{RewindRequest, TakeRequest};
+use super::line::{LineError, LineStream};
 use super::message::{
     Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, ResizedDisk,
     RestartRequest, RingRequest, SnapshotRequest, Versioned, VmStatus,

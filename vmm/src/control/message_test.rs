@@ -133,7 +133,11 @@ fn requests_about_a_ring_are_decoded() {
             }),
         ),
         (
-            br#"{"version":1,"op":"rewind","which":"to","name":"a","keep_clock":true,"keep_connections":true}"#,
+            concat!(
+                r#"{"version":1,"op":"rewind","which":"to","name":"a","keep_clock":true,"#,
+                r#""keep_connections":true}"#
+            )
+            .as_bytes(),
             Request::Rewind(RewindRequest::To {
                 name: "a".into(),
                 stale_disks: false,

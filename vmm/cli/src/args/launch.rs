@@ -142,7 +142,8 @@ pub struct RestoreArguments {
         value_parser = values::vm_name,
         add = ArgValueCandidates::new(completion::vms),
         conflicts_with_all = [
-            "once", "prefault", "clock", "keep_connections", "disks", "net", "publish", "stale_disks", "ephemeral",
+            "once", "prefault", "clock", "keep_connections", "disks", "net", "publish",
+            "stale_disks", "ephemeral",
             "kernel", "name",
             "detach", "console", "paused", "on_reboot", "uid", "gid", "no_sandbox",
         ],

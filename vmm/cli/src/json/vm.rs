@@ -484,8 +484,7 @@ pub struct Restore {
     )]
     clock: String,
     /// Connections of the guest that are to stay (--keep-connections): they stay, the guest's agent
-    /// is too old for that and ends them, or it has not answered yet.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// is too old for that and ends them, or it has not answered yet. Null if they are to end.
     #[cfg_attr(test, schemars(extend("enum" = ["kept", "ended", "awaited", null])))]
     connections: Option<String>,
     /// Notes, for example about disks that could not be checked.
