@@ -272,7 +272,10 @@ fn connections_stay_where_that_is_asked_for() {
     output(
         &host,
         &vm,
-        "(nc -l -p 81 >/srv/in; echo ended >/srv/in-ended) >/dev/null 2>&1 &",
+        // Its input stays open: a connection that the guest has closed on its side is another matter.
+        "mkfifo /tmp/open
+         (sleep 10000 >/tmp/open &
+          nc -l -p 81 </tmp/open >/srv/in; echo ended >/srv/in-ended) >/dev/null 2>&1 &",
     );
     let mut peer = connect("127.0.0.1:8095".parse().unwrap()).unwrap();
     let wait_for_bytes = |expected: &str| {
