@@ -106,7 +106,7 @@ fn size_of(host: &Host, snapshot: &str) -> u64 {
 #[test]
 fn a_snapshot_that_waits_for_freed_memory_is_without_it() {
     let host = Host::new(1024);
-    let vm = boot_without_witness(&host, 320);
+    let vm = boot_without_witness(&host, 448);
     until(&host, &vm, "a driver", |memory| {
         memory["balloon"]["reports_free"] == true
     });

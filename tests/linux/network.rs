@@ -272,7 +272,7 @@ fn connections_stay_where_that_is_asked_for() {
     output(
         &host,
         &vm,
-        // Its input stays open: a connection that the guest has closed on its side is another matter.
+        // Its input stays open: a connection that the guest has closed is another matter.
         "mkfifo /tmp/open
          (sleep 10000 >/tmp/open &
           nc -l -p 81 </tmp/open >/srv/in; echo ended >/srv/in-ended) >/dev/null 2>&1 &",
