@@ -24,7 +24,7 @@ make_programs_image() {
     [[ ! -f $file ]] || echo "$file"
     compgen -G "${file%/*}/__pycache__/$(basename "$file" .py).*.pyc" || true
   done | tar -C / -cf - --files-from=- 2>/dev/null | tar -C "$tree" -xf -
-  add_programs "$tree" /usr/lib/"$python"/lib-dynload/_hashlib.*.so
+  add_programs "$tree" /usr/lib/"$python"/lib-dynload/_{hashlib,ssl}.*.so
   pack_initramfs "$tree" "$guest/programs.cpio"
   NVVMM_GUEST_PROGRAMS=$guest/initramfs-programs.cpio
   cat "$NVVMM_GUEST_INITRAMFS" "$guest/programs.cpio" >"$NVVMM_GUEST_PROGRAMS.new"

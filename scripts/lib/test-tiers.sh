@@ -30,8 +30,9 @@ gate_linux_tests=(agent::a_restored agent::a_user agent::programs disk::a_disk_c
 gate_pool_tests=(blocks:: consuming:: leaks:: promises:: sharing:: stale:: room::a_limit
   moving::a_snapshot_arrives moving_disks::disks_arrive)
 # Tests for which kernels differ: captures of processes, frames that move, programs that are not
-# made for it, memory in a window.
-newer_kernel_tests=(process::frames_that_move real_programs:: subjects:: window::)
+# made for it, memory in a window, the driver for VMGenID.
+newer_kernel_tests=(process::frames_that_move real_programs:: subjects:: window:: identity::
+  many_copies::copies_without)
 
 # start_prefetch: fetches packages and kernels beside the builds. Who needs them waits, and reports
 # what cannot be had.
@@ -46,7 +47,7 @@ prefetch() {
   can_have_packages shellcheck gdb e2fsprogs passt qemu-utils || true
   is_asked_for nested || is_asked_for linux || is_asked_for restarts || is_asked_for media ||
     is_asked_for pools || return 0
-  need_packages ndctl xfsprogs e2fsprogs jq python3-minimal sqlite3 xz-utils
+  need_packages ndctl xfsprogs e2fsprogs jq python3-minimal sqlite3 xz-utils openssl
   NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-10} "$here/nested.sh" --prepare
 }
 
@@ -394,7 +395,7 @@ nightly_kvm() {
 # All tests with one kernel in the guest; then, with a newer one, those for which kernels differ.
 nightly_linux() {
   tier_note=$(kvm_reason)
-  need_packages gdb
+  need_packages gdb openssl
   prepare "building nvvmm (release)" need_release || return 0
   local -x NVVMM_BIN=$NVVMM_RELEASE_BIN
   [[ $guest == 6.12 ]] || linux_tests 6.1

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nvvmm_tests::agent::output;
-use nvvmm_tests::witness::{ask, assert_healthy, boot};
+use nvvmm_tests::witness::{ask, assert_healthy, boot, boot_without_witness};
 use nvvmm_tests::{Host, Vm};
 use serde_json::Value;
 
@@ -91,6 +91,48 @@ fn a_balloon_takes_memory_and_gives_it_back() {
         assert_healthy(vm);
     }
     copy.stop();
+    vm.stop();
+    host.assert_pool_clean();
+}
+
+/// Bytes of memory that a snapshot has.
+fn size_of(host: &Host, snapshot: &str) -> u64 {
+    let all = host.json(&["snapshots"]);
+    let all = all.as_array().unwrap();
+    let found = all.iter().find(|entry| entry["snapshot"] == snapshot);
+    found.unwrap()["mapped_bytes"].as_u64().unwrap()
+}
+
+#[test]
+fn a_snapshot_that_waits_for_freed_memory_is_without_it() {
+    let host = Host::new(1024);
+    let vm = boot_without_witness(&host, 448);
+    until(&host, &vm, "a driver", |memory| {
+        memory["balloon"]["reports_free"] == true
+    });
+    vm.snapshot("idle");
+    let write = format!("dd if=/dev/zero of=/freed bs=1M count={FILE_MIB} 2>&1 && rm /freed");
+    output(&host, &vm, &write);
+    vm.snapshot("at-once");
+    // Free blocks by their size, the largest last: those that free page hinting would name.
+    println!("{}", output(&host, &vm, "cat /proc/buddyinfo"));
+    let begun = Instant::now();
+    let wait = ["snapshot", &vm.name, "waited", "--wait-freed", "2m"];
+    host.run(&wait).ok();
+    let waited = begun.elapsed();
+    let [idle, at_once, later] = ["idle", "at-once", "waited"].map(|name| size_of(&host, name));
+    println!("idle {idle}, at once {at_once}, {later} after {waited:?}");
+    assert!(
+        later + FILE_MIB * MIB * 3 / 4 < at_once,
+        "{later}, {at_once}"
+    );
+    // A guest that stands still is not waited for.
+    vm.pause();
+    let begun = Instant::now();
+    host.run(&["snapshot", &vm.name, "paused", "--wait-freed", "5m"])
+        .ok();
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    vm.resume();
     vm.stop();
     host.assert_pool_clean();
 }

@@ -6,11 +6,13 @@
 mod agent;
 mod balloon;
 mod block;
+mod clocks;
 mod debian;
 mod debugger;
 mod disk;
 mod identity;
 mod life;
+mod many_copies;
 mod memory;
 mod network;
 mod pool_disk;
@@ -20,6 +22,7 @@ mod real_programs;
 mod scenarios;
 mod secret;
 mod subjects;
+mod tls;
 mod window;
 #[path = "../../guest/process/tests/workloads.rs"]
 mod workloads;

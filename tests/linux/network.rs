@@ -13,7 +13,7 @@ use std::{
 
 use nvvmm_tests::{
     Host, Vm,
-    agent::{output, sh},
+    agent::{output, sh, wait_for},
     required,
     witness::boot_with_options,
 };
@@ -21,10 +21,10 @@ use nvvmm_tests::{
 /// Longest wait for an answer of a guest on an emulated CPU.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Address of the host that guests reach.
-const SERVER: &str = "10.9.8.1";
+pub(crate) const SERVER: &str = "10.9.8.1";
 
 /// Gives the host a card, once.
-fn give_the_host_a_network() {
+pub(crate) fn give_the_host_a_network() {
     for command in [
         "link add nvvmm-test type dummy",
         "addr add 10.9.9.2/24 dev nvvmm-test",
@@ -47,15 +47,22 @@ fn netns(arguments: &[&str]) {
     assert!(done.status.success(), "{arguments:?}: {done:?}");
 }
 
-/// Has the guest ask for its address, and serve `/srv` at port 80.
-fn go_online(host: &Host, vm: &Vm<'_>, name: &str) {
-    let script = format!(
-        "ip link set eth0 up && udhcpc -i eth0 -n -q -t 20 -T 1 -s /bin/guest-dhcp &&
-         mkdir -p /srv && echo {name} >/srv/name && cat /bin/busybox >/srv/large &&
-         httpd -p 80 -h /srv && ip addr show eth0 && ip route"
-    );
-    let said = output(host, vm, &script);
+/// Has the guest ask for its address.
+pub(crate) fn take_an_address(host: &Host, vm: &Vm<'_>) {
+    let script = "ip link set eth0 up && udhcpc -i eth0 -n -q -t 20 -T 1 -s /bin/guest-dhcp &&
+                  ip addr show eth0 && ip route";
+    let said = output(host, vm, script);
     assert!(said.contains("10.9.9.2"), "{said}");
+}
+
+/// Has the guest ask for its address, and serve `/srv` at port 80.
+pub(crate) fn go_online(host: &Host, vm: &Vm<'_>, name: &str) {
+    take_an_address(host, vm);
+    let script = format!(
+        "mkdir -p /srv && echo {name} >/srv/name && cat /bin/busybox >/srv/large &&
+         httpd -p 80 -h /srv"
+    );
+    output(host, vm, &script);
 }
 
 fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
@@ -76,7 +83,7 @@ fn get(address: &str, path: &str) -> std::io::Result<Vec<u8>> {
 }
 
 /// Waits until the guest behind a port of the host gives its name.
-fn wait_for_name(address: &str) -> String {
+pub(crate) fn wait_for_name(address: &str) -> String {
     let until = Instant::now() + PATIENCE;
     loop {
         match get(address, "/name") {
@@ -242,6 +249,61 @@ fn connections_of_a_guest_that_goes_back_end_and_do_not_hang() {
     }
     // New connections work.
     assert_eq!(wait_for_name("127.0.0.1:8090"), "original\n");
+    vm.stop();
+    host.assert_pool_clean();
+}
+
+/// Waits until the VM says that connections stay.
+fn wait_until_kept(vm: &Vm<'_>) {
+    let until = Instant::now() + PATIENCE;
+    while vm.status()["restore"]["connections"] != "kept" {
+        assert!(Instant::now() < until, "{}", vm.status());
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn connections_stay_where_that_is_asked_for() {
+    give_the_host_a_network();
+    let host = Host::new(512);
+    let options = ["--net", "-p", "127.0.0.1:8095:81"];
+    let vm = boot_with_options(&host, 128, 1, &options);
+    go_online(&host, &vm, "original");
+    output(
+        &host,
+        &vm,
+        // Its input stays open: a connection that the guest has closed is another matter.
+        "mkfifo /tmp/open
+         (sleep 10000 >/tmp/open &
+          nc -l -p 81 </tmp/open >/srv/in; echo ended >/srv/in-ended) >/dev/null 2>&1 &",
+    );
+    let mut peer = connect("127.0.0.1:8095".parse().unwrap()).unwrap();
+    let wait_for_bytes = |expected: &str| {
+        let until = Instant::now() + PATIENCE;
+        while output(&host, &vm, "cat /srv/in") != expected {
+            assert!(Instant::now() < until, "{expected:?} never came");
+        }
+    };
+    peer.write_all(b"before\n").unwrap();
+    wait_for_bytes("before\n");
+    vm.snapshot("open");
+    // Nothing was sent since: both ends agree after the rewind, too.
+    let back = ["rewind", &vm.name, "--to", "open", "--keep-connections"];
+    host.run(&back).ok();
+    wait_until_kept(&vm);
+    peer.write_all(b"after\n").unwrap();
+    wait_for_bytes("before\nafter\n");
+    assert_ne!(sh(&host, &vm, "test -e /srv/in-ended").code, 0);
+    // A copy has the connection, although nobody is at its other end; unless it is to end.
+    let open = "netstat -tn | grep -c ':81 .*ESTABLISHED'";
+    let copy = host.restore("open", &["--keep-connections"]);
+    wait_until_kept(&copy);
+    assert_eq!(output(&host, &copy, open), "1\n");
+    copy.stop();
+    let copy = host.restore("open", &[]);
+    wait_for(&host, &copy, "test -e /srv/in-ended");
+    assert_eq!(sh(&host, &copy, open).stdout, "0\n");
+    copy.stop();
     vm.stop();
     host.assert_pool_clean();
 }

@@ -134,7 +134,7 @@ open('done', 'w').close()
 #[test]
 fn real_programs_put_out_what_they_would_have_uninterrupted() {
     let host = Host::new(1536);
-    let vm = boot_with_programs(&host, 384, "NVVMM_RESERVE=16M");
+    let vm = boot_with_programs(&host, 384, "NVVMM_RESERVE=16M", &[]);
     let python = workloads::python(3, 1);
     goes_on(
         &host,

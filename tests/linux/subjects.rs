@@ -80,7 +80,7 @@ impl Subject {
 #[test]
 fn every_scenario_survives_in_its_vm_and_in_another() {
     let host = Host::new(1536);
-    let vm = boot_with_programs(&host, 256, "");
+    let vm = boot_with_programs(&host, 256, "", &[]);
     let release = output(&host, &vm, "uname -r");
     let scenarios = for_each_survivor!(scenarios);
     let (known, unknown): (Vec<_>, Vec<_>) =

@@ -9,6 +9,7 @@ pub mod agent;
 mod console;
 pub mod flushes;
 mod host;
+pub mod host_clock;
 mod medium;
 pub mod schema;
 mod snapshot_memory;

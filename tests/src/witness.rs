@@ -81,13 +81,27 @@ pub fn boot_to_agent(host: &Host, memory_mib: u64) -> Vm<'_> {
 }
 
 /// Boots Linux without its witness, with one CPU and with the programs whose processes tests
-/// capture (scripts/lib/guest-programs.sh). `words` are added to the kernel's command line.
-pub fn boot_with_programs<'h>(host: &'h Host, memory_mib: u64, words: &str) -> Vm<'h> {
+/// capture (scripts/lib/guest-programs.sh). `words` are added to the kernel's command line,
+/// `options` are those of `nvvmm run`.
+pub fn boot_with_programs<'h>(
+    host: &'h Host,
+    memory_mib: u64,
+    words: &str,
+    options: &[&str],
+) -> Vm<'h> {
     let words = format!("{WITHOUT_WITNESS} {words}");
-    answering(
-        host,
-        boot_from("NVVMM_GUEST_PROGRAMS", host, memory_mib, 1, &words, &[]),
-    )
+    let image = "NVVMM_GUEST_PROGRAMS";
+    answering(host, boot_from(image, host, memory_mib, 1, &words, options))
+}
+
+/// Boots Linux with a shell on its console, and waits until that answers.
+pub fn boot_to_shell(host: &Host, memory_mib: u64) -> Vm<'_> {
+    let image = "NVVMM_GUEST_INITRAMFS";
+    let mut vm = start(image, host, memory_mib, 1, "nvvmm.shell", &[]);
+    // What is typed is echoed, in two pieces.
+    vm.console().say("echo '@'ready");
+    vm.console().expect("@ready", BOOT_PATIENCE);
+    vm
 }
 
 fn answering<'h>(host: &'h Host, vm: Vm<'h>) -> Vm<'h> {

@@ -62,10 +62,15 @@ fn talk() -> Option<()> {
     greet(&mut stream).ok()?;
     send(&mut stream, &FromGuest::Hello).ok()?;
     *STREAM.lock().unwrap_or_else(PoisonError::into_inner) = stream.try_clone().ok();
+    let mut keep_connections = false;
     while let Ok(message) = receive(&mut stream) {
+        keep_connections |= message == ToGuest::KeepConnections;
         if let ToGuest::Restored(restored) = message {
             // Before the hooks, which may renew addresses.
-            let mut failures = notice::end_connections();
+            let mut failures = match keep_connections {
+                true => Vec::new(),
+                false => notice::end_connections(),
+            };
             failures.extend(notice::act_on(&restored, &Places::default()));
             for failure in &failures {
                 eprintln!("nvvmm-agent: after the restore: {failure}");

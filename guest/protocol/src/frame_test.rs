@@ -4,7 +4,7 @@ use super::*;
 use crate::message::*;
 use crate::{
     AfterCapture, Capture, Captured, FrameRun, Frames, GreetingError, RUNS_MAX, Restart, Restarted,
-    VERSION, greet,
+    VERSION, VERSION_MIN, greet,
 };
 
 fn exec() -> ToAgent {
@@ -39,8 +39,14 @@ fn messages_come_back_as_they_were_in_their_order() {
 }
 
 #[test]
+fn version_5_has_one_more_message() {
+    assert_eq!((VERSION_MIN, VERSION), (4, 5));
+    assert_eq!(sent(&ToGuest::KeepConnections), [1, 0, 0, 0, 2]);
+}
+
+#[test]
 fn the_encoding_of_version_4_stays() {
-    assert_eq!(VERSION, 4);
+    assert_eq!(sent(&ToGuest::Welcome), [1, 0, 0, 0, 0]);
     assert_eq!(sent(&ToAgent::End), [1, 0, 0, 0, 4]);
     assert_eq!(
         sent(&FromGuest::Idle(vec![Frames { gfn: 3, count: 4 }])),
@@ -214,16 +220,34 @@ impl Write for Other<'_> {
 }
 
 #[test]
-fn each_side_is_told_the_version_of_the_other() {
-    let mut other = Other(b"NVMA\x04\0\0\0", Vec::new());
-    greet(&mut other).unwrap();
-    assert_eq!(other.1, b"NVMA\x04\0\0\0");
-    let mut newer = Other(b"NVMA\x03\x01\xff\xff", Vec::new());
-    assert!(matches!(
-        greet(&mut newer),
-        Err(GreetingError::Version { theirs: 0x103 })
-    ));
-    assert_eq!(newer.1.len(), 8, "it is told all the same");
+fn the_newest_version_of_both_is_spoken() {
+    for (bytes, spoken) in [
+        // Up to version 4 the last two bytes were zero.
+        (b"NVMA\x04\0\0\0", 4),
+        (b"NVMA\x04\0\x05\0", 5),
+        (b"NVMA\x05\0\x09\0", 5),
+        (b"NVMA\x01\0\x04\0", 4),
+        (b"NVMA\x05\0\x03\0", 5),
+    ] {
+        let mut other = Other(bytes, Vec::new());
+        assert_eq!(greet(&mut other).unwrap(), spoken, "{bytes:?}");
+        // Version 4 compares the first two bytes of the versions, and looks at no others.
+        assert_eq!(other.1, b"NVMA\x04\0\x05\0");
+    }
+    for (bytes, named) in [
+        (b"NVMA\x03\x01\xff\xff", 0x103),
+        (b"NVMA\x03\0\0\0", 3),
+        (b"NVMA\x01\0\x02\0", 2),
+        (b"NVMA\x06\0\x07\0", 6),
+    ] {
+        let mut other = Other(bytes, Vec::new());
+        let refused = greet(&mut other);
+        assert!(
+            matches!(refused, Err(GreetingError::Version { theirs }) if theirs == named),
+            "{bytes:?}: {refused:?}"
+        );
+        assert_eq!(other.1.len(), 8, "it is told all the same");
+    }
     let mut stranger = Other(b"SSH-2.0-", Vec::new());
     assert!(matches!(greet(&mut stranger), Err(GreetingError::NotNvvmm)));
     let mut gone = Other(b"NVMA", Vec::new());

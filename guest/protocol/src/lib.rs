@@ -1,8 +1,8 @@
 //! The protocol of nvvmm and its agent in a guest, over streams of the guest's vsock device.
 //!
-//! Each side of a stream begins with a [`Greeting`], eight bytes that say which version it speaks.
-//! Then come frames: a length (four bytes, little-endian, at most [`FRAME_BYTES_MAX`]), and so many
-//! bytes of one message, encoded with postcard.
+//! Each side of a stream begins with a [`Greeting`], eight bytes that say which versions it speaks.
+//! The newest one that both speak counts. Then come frames: a length (four bytes, little-endian, at
+//! most [`FRAME_BYTES_MAX`]), and so many bytes of one message, encoded with postcard.
 //!
 //! There are two kinds of streams. The host asks the agent for one at [`AGENT_PORT`] for each
 //! command: it sends [`ToAgent`], first of all one of the requests, and gets [`FromAgent`]. The
@@ -19,7 +19,7 @@ mod message;
 mod process;
 
 pub use frame::{FRAME_BYTES_MAX, FrameError, receive, send};
-pub use greeting::{Greeting, GreetingError, VERSION, greet};
+pub use greeting::{Greeting, GreetingError, KEEPS_CONNECTIONS, VERSION, VERSION_MIN, greet};
 pub use message::{
     DATA_BYTES_MAX, Ended, Exec, FailedBecause, FromAgent, FromGuest, Restored, Role, TerminalSize,
     ToAgent, ToGuest,

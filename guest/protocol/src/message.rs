@@ -159,6 +159,8 @@ pub enum ToGuest {
     Welcome,
     /// Answer to `Hello`: the VM was restored.
     Restored(Restored),
+    /// Before `Restored`: the guest's connections are to stay as they are. Since version 5.
+    KeepConnections,
 }
 
 /// Facts for a guest that was restored.

@@ -105,7 +105,7 @@ pub fn restore(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, V
 }
 
 fn restore_anew(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, VmError> {
-    let time_of_day = arguments.time_of_day();
+    let orders = arguments.agent_orders();
     let RestoreArguments {
         snapshot,
         count: _,
@@ -116,6 +116,7 @@ fn restore_anew(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, 
         prefault,
         allow_root: _,
         clock: _,
+        keep_connections: _,
         disks,
         network,
         stale_disks,
@@ -147,7 +148,8 @@ fn restore_anew(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, 
             ephemeral,
             once,
             prefault,
-            time_of_day,
+            time_of_day: orders.time_of_day,
+            keep_connections: orders.keep_connections,
             stale_disks,
         }))
     })

@@ -89,6 +89,7 @@ fn the_text_says_where_the_vm_came_from() {
         once: false,
         prefault: false,
         clock: Default::default(),
+        connections: None,
         notes: Vec::new(),
     };
     let mut restored = status(

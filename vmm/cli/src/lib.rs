@@ -27,6 +27,7 @@ mod error;
 mod exec;
 mod export_command;
 mod file_size;
+mod freed_memory;
 #[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod fuzzing;

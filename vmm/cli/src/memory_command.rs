@@ -40,6 +40,11 @@ fn table(memory: &MemoryStatus) -> String {
             "of it, in blocks of snapshots",
         ),
         (
+            "empty",
+            Some(memory.empty_bytes),
+            "holds nothing: never used, or given back",
+        ),
+        (
             "free",
             guest.and_then(|b| b.free_bytes),
             "unused, says the guest",

@@ -7,6 +7,7 @@ fn status(balloon: Option<BalloonReport>) -> MemoryStatus {
         used_bytes: 3 << 20,
         own_bytes: 1 << 20,
         shared_bytes: 2 << 20,
+        empty_bytes: 1021 << 20,
         balloon,
     }
 }
@@ -31,6 +32,7 @@ fn sizes_of_host_and_guest_are_in_one_table() {
         line.nth(1).unwrap().to_owned()
     };
     assert!(row("all").starts_with("1"), "{text}");
+    assert!(row("empty").starts_with("1021"), "{text}");
     assert!(row("free").starts_with("700"), "{text}");
     assert_eq!(row("available"), "-", "{text}");
     assert!(row("balloon").starts_with("256"), "{text}");

@@ -8,6 +8,7 @@ use nvvmm::spec::{NetSource, Published};
 use super::args::PortArguments;
 use super::json;
 use super::output::{self, Column};
+use super::terminal::tell;
 use super::vm_commands::connect;
 
 /// `nvvmm port`.
@@ -29,14 +30,34 @@ pub fn run(arguments: &PortArguments) -> Result<(), VmError> {
             .flat_map(|vm| published(vm).map(|published| json::vm::Port::of(&vm.name, published)));
         return output::print_json(&ports.collect::<Vec<_>>());
     }
+    tell(&notices(&vms));
     output::print(&table(&vms))
 }
 
+/// Ports that are open: a passt that has ended has closed its own.
 fn published(vm: &VmStatus) -> impl Iterator<Item = &Published> {
-    vm.nets.iter().flat_map(|net| match &net.card.source {
-        NetSource::Passt { published } => published.as_slice(),
+    let nets = vm.nets.iter().filter(|net| net.is_connected);
+    nets.flat_map(|net| ports_of(&net.card.source))
+}
+
+fn ports_of(source: &NetSource) -> &[Published] {
+    match source {
+        NetSource::Passt { published } => published,
         _ => &[],
-    })
+    }
+}
+
+/// Lines about VMs whose ports are closed.
+fn notices(vms: &[VmStatus]) -> String {
+    let has_lost = |vm: &&VmStatus| {
+        let mut lost = vm.nets.iter().filter(|net| !net.is_connected);
+        lost.any(|net| !ports_of(&net.card.source).is_empty())
+    };
+    let lines = vms.iter().filter(has_lost).map(|vm| {
+        let name = &vm.name;
+        format!("nvvmm: {name}: its network is gone, and its ports are closed ('nvvmm ps')\n")
+    });
+    lines.collect()
 }
 
 fn table(vms: &[VmStatus]) -> String {

@@ -13,6 +13,9 @@ pub struct Row {
     pub memory: String,
     pub own: String,
     pub shared: String,
+    pub used: String,
+    pub empty: String,
+    pub balloon: String,
     pub up: String,
     pub from: String,
     pub ended: String,
@@ -35,6 +38,9 @@ impl Row {
             memory: unknown(),
             own: unknown(),
             shared: unknown(),
+            used: unknown(),
+            empty: unknown(),
+            balloon: unknown(),
             up: unknown(),
             from: unknown(),
             ended: unknown(),
@@ -72,6 +78,11 @@ pub fn table(rows: &[Row], columns: Columns) -> String {
         parts.push((Column::Number("MEMORY"), |row| &row.memory));
         parts.push((Column::Number("OWN"), |row| &row.own));
         parts.push((Column::Number("SHARED"), |row| &row.shared));
+    }
+    if wide {
+        parts.push((Column::Number("USED"), |row| &row.used));
+        parts.push((Column::Number("EMPTY"), |row| &row.empty));
+        parts.push((Column::Number("BALLOON"), |row| &row.balloon));
     }
     parts.push((Column::Text("UP"), |row| &row.up));
     parts.push((Column::Text("FROM"), |row| &row.from));

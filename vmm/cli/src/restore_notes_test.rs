@@ -10,6 +10,7 @@ fn report(clock: GuestClock, notes: &[&str]) -> RestoreReport {
         once: false,
         prefault: false,
         clock,
+        connections: None,
         notes: notes.iter().map(|note| (*note).to_owned()).collect(),
     }
 }
@@ -27,6 +28,28 @@ fn a_clock_that_is_not_set_is_said_and_one_that_is_is_not() {
     ] {
         let text = text(&report(clock, &[]), is_paused);
         assert!(text.starts_with("nvvmm: warning: "), "{text}");
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn connections_that_may_not_stay_are_said() {
+    let with = |connections, is_paused| {
+        let report = RestoreReport {
+            connections,
+            ..report(GuestClock::Kept, &[])
+        };
+        text(&report, is_paused)
+    };
+    assert_eq!(with(None, false), "");
+    assert_eq!(with(Some(GuestConnections::Kept), false), "");
+    for (connections, is_paused, words) in [
+        (GuestConnections::Ended, false, "too old to keep them"),
+        (GuestConnections::Awaited, false, "has answered yet"),
+        (GuestConnections::Awaited, true, "after 'nvvmm resume'"),
+    ] {
+        let text = with(Some(connections), is_paused);
+        assert!(text.starts_with("nvvmm: warning: the guest's connections may end: "));
         assert!(text.contains(words), "{text}");
     }
 }

@@ -14,7 +14,7 @@ use nvvmm::{
 use super::{
     args::{CheckpointArguments, ClockChoice, RewindArguments},
     json::ring::{Rewind, Ring},
-    output, outside_disks,
+    output, outside_disks, restore_notes,
     vm_commands::connect,
 };
 
@@ -101,6 +101,7 @@ pub fn rewind(arguments: RewindArguments) -> Result<(), VmError> {
         to,
         stale_disks,
         clock,
+        keep_connections,
         json,
     } = arguments;
     let keep_clock = clock == ClockChoice::Keep;
@@ -109,14 +110,21 @@ pub fn rewind(arguments: RewindArguments) -> Result<(), VmError> {
             name,
             stale_disks,
             keep_clock,
+            keep_connections,
         },
         None => RewindRequest::Back {
             checkpoints,
             stale_disks,
             keep_clock,
+            keep_connections,
         },
     };
-    let report = connect(&RuntimeDir::of_user()?.find(&vm)?)?.rewind(request)?;
+    let mut client = connect(&RuntimeDir::of_user()?.find(&vm)?)?;
+    let report = client.rewind(request)?;
+    if keep_connections {
+        let status = client.status()?;
+        restore_notes::tell_of_connections(&restore_notes::wait_for_agent(&mut client, status)?);
+    }
     if json.json {
         return output::print_json(&Rewind::of(&report));
     }

@@ -7,24 +7,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nvvmm::VmError;
-use nvvmm::checkpoint::report::GuestClock;
 use nvvmm::control::registry::Entry;
 use nvvmm::control::spares::SpareOrder;
 use nvvmm::control::{
-    ControlClient, NameChoice, RuntimeDir, TakeRequest, VmRuntimePaths, VmState, VmStatus,
+    ControlClient, NameChoice, RuntimeDir, TakeRequest, VmRuntimePaths, VmStatus,
 };
 
 use super::args::{ConsoleChoice, RebootChoice, RestoreArguments};
 use super::launch::Given;
 use super::terminal::tell;
-use super::{detach, pool_path};
+use super::{detach, pool_path, restore_notes};
 
 /// Time that a spare VM which was not fit, or is to end, has for its end.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 const END_POLL: Duration = Duration::from_millis(2);
-/// Time for the guest's agent to set the clock, as of a VM that is restored without a spare one.
-const CLOCK_PATIENCE: Duration = Duration::from_secs(5);
-const CLOCK_POLL: Duration = Duration::from_millis(10);
 
 /// The pool of a restore that a spare VM fits. `None` when none does, or without a pool: the
 /// restore says so.
@@ -108,12 +104,12 @@ pub fn go_on(
         snapshot: arguments.snapshot.clone(),
         name: paths.name.clone(),
         console: Some(paths.console.clone()),
-        time_of_day: arguments.time_of_day(),
+        agent_orders: arguments.agent_orders(),
         paused: arguments.start.paused,
     };
     let taken = ControlClient::connect(&paths.control).and_then(|mut vm| {
         let status = vm.take_over(request)?;
-        wait_clock(&mut vm, status)
+        restore_notes::wait_for_agent(&mut vm, status)
     });
     match taken {
         Ok(status) => Ok(Some(status)),
@@ -123,20 +119,6 @@ pub fn go_on(
             Ok(None)
         }
     }
-}
-
-/// Waits until the guest's agent has set the clock, if that was asked for.
-fn wait_clock(vm: &mut ControlClient, mut status: VmStatus) -> Result<VmStatus, VmError> {
-    let until = Instant::now() + CLOCK_PATIENCE;
-    let waits = |status: &VmStatus| {
-        let clock = status.restore.as_ref().map(|report| report.clock);
-        clock == Some(GuestClock::NotSet) && status.state != VmState::Paused
-    };
-    while waits(&status) && Instant::now() < until {
-        thread::sleep(CLOCK_POLL);
-        status = vm.status()?;
-    }
-    Ok(status)
 }
 
 fn wait_until_gone(dir: &RuntimeDir, paths: &VmRuntimePaths) -> Result<(), VmError> {

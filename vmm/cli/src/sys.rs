@@ -74,6 +74,17 @@ pub fn take_default_action(number: libc::c_int) -> io::Result<()> {
     }
 }
 
+/// Has the system forget each child of this process as soon as it ends. Nobody can wait for one
+/// from then on.
+///
+/// # Errors
+/// The system's answer.
+pub fn forget_children_that_end() -> io::Result<()> {
+    // SAFETY: ignoring a signal runs no code.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+    Ok(())
+}
+
 /// Takes the signals that the caller of this process had blocked or ignored, but those that this
 /// program ignores itself. To be called before any handler is installed.
 ///

@@ -20,7 +20,8 @@ use super::output;
 use super::ps_table::{self, Columns, Row};
 use super::terminal::{shown_in_line, tell};
 use super::{
-    json, outside_disks, past_commands, process_commands, ring_commands, snapshot_hooks, spares,
+    freed_memory, json, outside_disks, past_commands, process_commands, ring_commands,
+    snapshot_hooks, spares,
 };
 
 /// Time that a VM process has to end once it has agreed to.
@@ -234,6 +235,9 @@ fn ps_row(vm: &Listed) -> Row {
             row.memory = output::size(status.memory_bytes);
             row.own = output::frames_size(status.ram.frames_own);
             row.shared = output::frames_size(status.ram.frames_shared);
+            row.used = output::frames_size(status.ram.frames_mapped);
+            row.empty = output::frames_size(status.ram.frames_empty);
+            row.balloon = output::frames_size(status.ram.frames_ballooned);
             row.up = output::lasting(Duration::from_millis(status.uptime_ms));
             row.from = match &status.origin {
                 VmOrigin::Boot { .. } => "boot".to_owned(),
@@ -481,10 +485,14 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         disks_only,
         no_hooks,
         hooks_timeout,
+        wait_freed,
         json: form,
     } = arguments;
     let dir = RuntimeDir::of_user()?;
     let entry = dir.find(&vm)?;
+    if let Some(limit) = wait_freed {
+        freed_memory::wait(&mut connect(&entry)?, limit)?;
+    }
     let hooks = match no_hooks {
         true => None,
         false => {

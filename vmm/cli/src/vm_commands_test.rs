@@ -18,8 +18,11 @@ fn status() -> VmStatus {
         uptime_ms: 192_000,
         console: Some("/run/nvvmm/web.console".into()),
         ram: RamCounters {
+            frames_mapped: 25_856,
             frames_own: 256,
             frames_shared: 25_600,
+            frames_empty: 105_216,
+            frames_ballooned: 2_560,
             ..RamCounters::default()
         },
         restore: None,
@@ -57,10 +60,10 @@ fn the_list_shows_vms_that_answer_and_those_that_do_not() {
     };
     assert_eq!(
         ps_table::table(&rows[..1], wide),
-        "NAME  STATE      MEMORY      OWN     SHARED  UP      FROM   PID  CPUS  REBOOTS  \
-         NETWORK  POOL        CONSOLE\n\
-         web   paused  512.0 MiB  1.0 MiB  100.0 MiB  3m 12s  base  4711     2        0  \
-         -        /dev/shm/p  /run/nvvmm/web.console\n"
+        "NAME  STATE      MEMORY      OWN     SHARED       USED      EMPTY   BALLOON  \
+         UP      FROM   PID  CPUS  REBOOTS  NETWORK  POOL        CONSOLE\n\
+         web   paused  512.0 MiB  1.0 MiB  100.0 MiB  101.0 MiB  411.0 MiB  10.0 MiB  \
+         3m 12s  base  4711     2        0  -        /dev/shm/p  /run/nvvmm/web.console\n"
     );
     assert_eq!(
         notes(&listed),

@@ -9,10 +9,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::sys::prctl::set_name;
-use nvvmm::checkpoint::report::GuestClock;
+use nvvmm::checkpoint::report::RestoreReport;
 use nvvmm::control::life::{End, LifeFile};
 use nvvmm::control::past::KeptLife;
 use nvvmm::control::unlisted::process_name;
@@ -26,6 +25,7 @@ use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::Pool;
 
 use super::privileges::{Account, as_user};
+use super::restore_notes::AGENT_PATIENCE;
 use super::sandbox::{self, Helper};
 use super::{start_warnings, sys};
 
@@ -40,9 +40,6 @@ const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
 const FILE_VARIABLES: [&str; 2] = ["NVVMM_FAULT_WAIT", "NVVMM_TEST_LACK"];
 /// Name of a VM that stands by, until somebody takes it: the pool has no other one to show.
 const SPARE_NAME: &str = "spare";
-
-/// Time for the guest's agent to set the clock of a restored guest, if that was asked for.
-const CLOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A process that has all that its VM needs, and is confined unless that was not wanted.
 pub struct VmProcess {
@@ -148,6 +145,9 @@ impl VmProcess {
             .map_err(|cause| VmError::new(ErrorKind::Usage, cause))?;
         let warnings = start_warnings::of(&pool, &source);
         account.map_or(Ok(()), Account::become_it)?;
+        // passt and the helper are there by now. A confined process cannot wait for one.
+        sys::forget_children_that_end()
+            .map_err(|e| VmError::io("leave the VM's children to the system", &e))?;
         let sandbox = match confined {
             true => sandbox::enter(&directory)?,
             false => sandbox::stay_out(),
@@ -251,9 +251,9 @@ impl VmProcess {
             set_process_name(&ready.name);
         }
         tracing::info!(target: LIFE, "{} runs (pid {})", ready.name, ready.pid);
-        let clock = ready.restore.as_ref().map(|report| report.clock);
-        if clock == Some(GuestClock::NotSet) && !stands_by {
-            ready = vm.wait_clock(CLOCK_PATIENCE);
+        let restore = ready.restore.as_ref();
+        if restore.is_some_and(RestoreReport::awaits_agent) && !stands_by {
+            ready = vm.wait_agent(AGENT_PATIENCE);
         }
         on_ready(&ready);
         let exit = vm.wait();

@@ -44,6 +44,25 @@ fn an_agent_that_greets_is_found_and_what_it_says_next_is_not_lost() {
 }
 
 #[test]
+fn an_agent_of_the_version_before_is_found() {
+    let mut stream = answer_with(LONG, "OK 1\n", |mut stream| {
+        stream.write_all(b"NVMA\x04\0\0\0").unwrap();
+        let mut greeting = [0; 8];
+        stream.read_exact(&mut greeting).unwrap();
+        // It wants its own version, and looks at no more.
+        let answer = match greeting[..6] == *b"NVMA\x04\0" {
+            true => "found",
+            false => "refused",
+        };
+        stream.write_all(answer.as_bytes()).unwrap();
+    })
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "found");
+}
+
+#[test]
 fn one_that_does_not_answer_in_time_or_says_something_else_is_refused() {
     let refused = |patience, line, agent: fn(&UnixStream)| {
         let error = answer_with(patience, line, agent).unwrap_err();

@@ -16,7 +16,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nvvmm_devices::HostSocket;
-use nvvmm_protocol::{Frames, FromGuest, Restored, ToGuest, greet, receive, send};
+use nvvmm_protocol::{
+    FrameError, Frames, FromGuest, KEEPS_CONNECTIONS, Restored, ToGuest, greet, receive, send,
+};
 use nvvmm_snapshot::{Resource, ask_for};
 
 use crate::threads::{ThreadKind, begin as begin_thread};
@@ -40,6 +42,9 @@ pub struct AgentLink {
 /// Listener for frames that the guest does not use.
 type OnIdle = Box<dyn Fn(&[Frames]) + Send + Sync>;
 
+/// Listener for what an agent was told of the guest's connections.
+type OnTold = Box<dyn Fn(bool) + Send + Sync>;
+
 /// Listener for the failures of an agent that has settled after a restore.
 type OnSettled = Box<dyn Fn(&[String]) + Send + Sync>;
 
@@ -47,13 +52,23 @@ struct Shared {
     socket: HostSocket,
     state: Mutex<State>,
     on_idle: Mutex<Option<OnIdle>>,
+    on_told: Mutex<Option<OnTold>>,
     on_settled: Mutex<Option<OnSettled>>,
+}
+
+/// News for the agent of a guest that was restored.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// Facts of the restore.
+    pub restored: Restored,
+    /// Connections of the guest to other machines are to stay.
+    pub keep_connections: bool,
 }
 
 #[derive(Default)]
 struct State {
     /// News that the guest does not know yet.
-    news: Option<Restored>,
+    news: Option<News>,
     /// Counts guests: what an agent of the one before says concerns none any more.
     guest: u64,
     /// The agent's stream. While it lives, no other one is taken.
@@ -79,6 +94,7 @@ impl AgentLink {
             socket,
             state: Mutex::default(),
             on_idle: Mutex::default(),
+            on_told: Mutex::default(),
             on_settled: Mutex::default(),
         });
         let accepting = thread::Builder::new().name("agent-link".into()).spawn({
@@ -97,7 +113,7 @@ impl AgentLink {
 
     /// A guest is about to run: one that was restored, and is to be told so, or one that boots. The
     /// stream of the guest before ends.
-    pub fn new_guest(&self, news: Option<Restored>) {
+    pub fn new_guest(&self, news: Option<News>) {
         let mut state = self.shared.state();
         state.guest += 1;
         state.news = news;
@@ -112,6 +128,12 @@ impl AgentLink {
     /// Sets the listener for frames that the guest says it does not use.
     pub fn on_idle(&self, listener: impl Fn(&[Frames]) + Send + Sync + 'static) {
         *self.shared.on_idle() = Some(Box::new(listener));
+    }
+
+    /// Sets the listener for what becomes of connections that are to stay, when an agent of the
+    /// restored guest has asked: it keeps them, or it is too old for that and ends them.
+    pub fn on_told(&self, listener: impl Fn(bool) + Send + Sync + 'static) {
+        *self.shared.on_told() = Some(Box::new(listener));
     }
 
     /// Sets the listener for what failed in the guest when it has settled after a restore.
@@ -141,6 +163,10 @@ impl Shared {
 
     fn on_idle(&self) -> MutexGuard<'_, Option<OnIdle>> {
         self.on_idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn on_told(&self) -> MutexGuard<'_, Option<OnTold>> {
+        self.on_told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn on_settled(&self) -> MutexGuard<'_, Option<OnSettled>> {
@@ -232,17 +258,20 @@ fn serve(shared: &Shared, stream: &UnixStream) {
 fn talk(shared: &Shared, stream: &UnixStream) -> Result<(), Box<dyn std::error::Error>> {
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    greet(stream)?;
+    let version = greet(stream)?;
     stream.set_read_timeout(None)?;
     let guest = shared.state().guest;
     loop {
         match receive(stream)? {
             FromGuest::Hello => {
                 let news = shared.state().news.clone();
-                let message = news.map_or(ToGuest::Welcome, |news| {
-                    ToGuest::Restored(at_this_time(news))
-                });
-                send(stream, &message)?;
+                tell(stream, version, news.as_ref())?;
+                if news.is_some_and(|news| news.keep_connections)
+                    && shared.state().guest == guest
+                    && let Some(listener) = &*shared.on_told()
+                {
+                    listener(version >= KEEPS_CONNECTIONS);
+                }
             }
             FromGuest::Settled { failures } => {
                 let mut state = shared.state();
@@ -263,6 +292,20 @@ fn talk(shared: &Shared, stream: &UnixStream) -> Result<(), Box<dyn std::error::
             }
         }
     }
+}
+
+/// Answers an agent that asks, in the words of `version`.
+fn tell(stream: &UnixStream, version: u16, news: Option<&News>) -> Result<(), FrameError> {
+    let Some(news) = news else {
+        return send(stream, &ToGuest::Welcome);
+    };
+    if news.keep_connections && version >= KEEPS_CONNECTIONS {
+        send(stream, &ToGuest::KeepConnections)?;
+    }
+    send(
+        stream,
+        &ToGuest::Restored(at_this_time(news.restored.clone())),
+    )
 }
 
 /// The host's time is that at which the guest is told.

@@ -1,8 +1,15 @@
-use nvvmm_protocol::Role;
+use nvvmm_protocol::{Greeting, Role};
 
 use super::*;
 
-fn news() -> Restored {
+fn news() -> News {
+    News {
+        restored: restored(),
+        keep_connections: false,
+    }
+}
+
+fn restored() -> Restored {
     Restored {
         snapshot: "base".into(),
         vm: "copy".into(),
@@ -57,7 +64,7 @@ fn a_restored_guest_is_told_until_it_has_settled() {
     assert!(restored.host_time_ns > 0);
     let expected = Restored {
         host_time_ns: restored.host_time_ns,
-        ..news()
+        ..self::restored()
     };
     assert_eq!(restored, expected);
     drop(first);
@@ -77,6 +84,47 @@ fn a_restored_guest_is_told_until_it_has_settled() {
         ToGuest::Welcome,
         "a guest that boots was not restored"
     );
+}
+
+/// Has an agent that speaks these versions ask, when connections are to stay. Gives the answers
+/// that it hears, and what whoever listens hears.
+fn asks_with(greeting: Greeting) -> (Vec<ToGuest>, Vec<bool>) {
+    use std::io::{Read, Write};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("vm.vsock_512");
+    let link = AgentLink::start(&path).unwrap();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = Arc::clone(&heard);
+    link.on_told(move |kept| hears.lock().unwrap().push(kept));
+    link.new_guest(Some(News {
+        keep_connections: true,
+        ..news()
+    }));
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.write_all(&greeting.encode()).unwrap();
+    stream.read_exact(&mut [0; Greeting::BYTES]).unwrap();
+    send(&stream, &FromGuest::Hello).unwrap();
+    let mut answers = vec![receive(&stream).unwrap()];
+    while !matches!(answers.last(), Some(ToGuest::Restored(_))) {
+        answers.push(receive(&stream).unwrap());
+    }
+    // What was heard is known when the next answer is there.
+    assert_eq!(settle(&stream), ToGuest::Welcome);
+    let heard = heard.lock().unwrap().clone();
+    (answers, heard)
+}
+
+#[test]
+fn connections_are_to_stay_only_for_an_agent_that_can_keep_them() {
+    let (answers, heard) = asks_with(Greeting::OURS);
+    assert_eq!(answers[0], ToGuest::KeepConnections);
+    assert_eq!((answers.len(), heard), (2, vec![true]));
+    // The greeting of version 4: its last bytes were zero.
+    let (answers, heard) = asks_with(Greeting {
+        oldest: 4,
+        newest: 0,
+    });
+    assert_eq!((answers.len(), heard), (1, vec![false]));
 }
 
 #[test]

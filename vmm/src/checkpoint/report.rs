@@ -34,6 +34,18 @@ pub enum GuestClock {
     Failed,
 }
 
+/// State of the guest's connections to other machines, after a restore that was to keep them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestConnections {
+    /// No agent of the guest has asked yet if it is to end them.
+    Awaited,
+    /// Connections stay: the guest's agent knows that, or there was none.
+    Kept,
+    /// The guest's agent is too old to keep them, and ends them.
+    Ended,
+}
+
 /// Report of a snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SnapshotReport {
@@ -102,9 +114,19 @@ pub struct RestoreReport {
     /// The guest's time of day.
     #[serde(default)]
     pub clock: GuestClock,
+    /// Connections that are to stay; absent where the agent is to end them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<GuestConnections>,
     /// Notes for the user.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+}
+
+impl RestoreReport {
+    /// The guest's agent is waited for, as it has not answered yet.
+    pub fn awaits_agent(&self) -> bool {
+        self.clock == GuestClock::NotSet || self.connections == Some(GuestConnections::Awaited)
+    }
 }
 
 /// KVM's dirty log since the last snapshot, held against what the COW engine says, and what that

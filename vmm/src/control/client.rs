@@ -11,10 +11,11 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use nvvmm_snapshot::{ProcessState, TimeText, WaitLimit};
 
 use super::MemoryStatus;
+use super::continuing::{RewindRequest, TakeRequest};
 use super::line::{LineError, LineStream};
 use super::message::{
     Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, ResizedDisk,
-    RestartRequest, RewindRequest, RingRequest, SnapshotRequest, TakeRequest, Versioned, VmStatus,
+    RestartRequest, RingRequest, SnapshotRequest, Versioned, VmStatus,
 };
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
 use crate::error::{ErrorKind, VmError};

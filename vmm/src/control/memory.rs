@@ -15,6 +15,9 @@ pub struct MemoryStatus {
     pub own_bytes: u64,
     /// Of this, RAM in blocks of snapshots.
     pub shared_bytes: u64,
+    /// RAM that holds nothing: the guest never used it, or gave it back.
+    #[serde(default)]
+    pub empty_bytes: u64,
     /// The balloon, unless the VM comes from a snapshot that has none.
     pub balloon: Option<BalloonReport>,
 }

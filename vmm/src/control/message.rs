@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use nvvmm_snapshot::Durability;
 use serde::{Deserialize, Serialize};
 
+use super::continuing::{RewindRequest, TakeRequest};
 use crate::checkpoint::report::{AuditReport, RamCounters, RestoreReport, SnapshotReport};
 use crate::error::{ErrorKind, VmError};
 use crate::process::{CaptureReport, RestartReport};
@@ -127,92 +128,6 @@ pub struct RingRequest {
     /// Failures that each must survive; absent: as many as the pool can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
-}
-
-/// Choice of the snapshot that a VM goes back to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "which", rename_all = "snake_case")]
-pub enum RewindRequest {
-    /// A checkpoint of its ring.
-    Back {
-        /// 1: the newest; 2: the one before.
-        checkpoints: u32,
-        /// Go back with the disks as they are, also if they were written after the checkpoint.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        stale_disks: bool,
-        /// The guest's time of day goes on from the checkpoint's.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        keep_clock: bool,
-    },
-    /// Any snapshot of the VM.
-    To {
-        /// Name of the snapshot.
-        name: String,
-        /// Go back with the disks as they are, also if they were written after the snapshot.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        stale_disks: bool,
-        /// The guest's time of day goes on from the snapshot's.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        keep_clock: bool,
-    },
-}
-
-impl From<&str> for RewindRequest {
-    fn from(snapshot: &str) -> Self {
-        Self::To {
-            name: snapshot.to_owned(),
-            stale_disks: false,
-            keep_clock: false,
-        }
-    }
-}
-
-impl RewindRequest {
-    /// The guest's time of day afterwards. Nobody waits for it.
-    pub fn time_of_day(&self) -> TimeOfDay {
-        match self {
-            Self::Back { keep_clock, .. } | Self::To { keep_clock, .. } if *keep_clock => {
-                TimeOfDay::Keep
-            }
-            _ => TimeOfDay::Step,
-        }
-    }
-}
-
-/// The guest's time of day after a restore or a rewind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TimeOfDay {
-    /// The agent in the guest sets it to the host's when it answers. Nobody waits for that.
-    #[default]
-    Step,
-    /// The same, and whoever restores waits for it.
-    StepAwaited,
-    /// The time goes on from the snapshot's.
-    Keep,
-}
-
-/// Request to a VM that stands by to go on as this VM. It fits if its pool, its snapshot and its
-/// version are these.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TakeRequest {
-    /// Version of the program of whoever asks.
-    pub program: String,
-    /// The pool.
-    pub pool: PathBuf,
-    /// Name of the snapshot.
-    pub snapshot: String,
-    /// Name of the VM from now on.
-    pub name: String,
-    /// Path of its console socket from now on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub console: Option<PathBuf>,
-    /// The guest's time of day.
-    #[serde(default)]
-    pub time_of_day: TimeOfDay,
-    /// The guest does not run until it is resumed.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub paused: bool,
 }
 
 fn is_false(flag: &bool) -> bool {

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::control::{AgentOrders, TimeOfDay};
 
 #[test]
 fn requests_have_the_documented_form() {
@@ -35,7 +36,10 @@ fn a_take_over_has_the_documented_form() {
         snapshot: "base".into(),
         name: "web".into(),
         console: Some("/run/web.console".into()),
-        time_of_day: TimeOfDay::Keep,
+        agent_orders: AgentOrders {
+            time_of_day: TimeOfDay::Keep,
+            keep_connections: false,
+        },
         paused: false,
     });
     assert_eq!(request, expected);
@@ -125,14 +129,20 @@ fn requests_about_a_ring_are_decoded() {
                 checkpoints: 3,
                 stale_disks: false,
                 keep_clock: false,
+                keep_connections: false,
             }),
         ),
         (
-            br#"{"version":1,"op":"rewind","which":"to","name":"a","keep_clock":true}"#,
+            concat!(
+                r#"{"version":1,"op":"rewind","which":"to","name":"a","keep_clock":true,"#,
+                r#""keep_connections":true}"#
+            )
+            .as_bytes(),
             Request::Rewind(RewindRequest::To {
                 name: "a".into(),
                 stale_disks: false,
                 keep_clock: true,
+                keep_connections: true,
             }),
         ),
         (

@@ -5,6 +5,7 @@
 //! [`ControlServer`], and a command talks to it with a [`ControlClient`].
 
 pub mod client;
+mod continuing;
 #[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -20,11 +21,11 @@ pub mod spares;
 pub mod unlisted;
 
 pub use client::ControlClient;
+pub use continuing::{AgentOrders, RewindRequest, TakeRequest, TimeOfDay};
 pub use memory::{BalloonReport, MemoryStatus};
 pub use message::{
     CaptureRequest, CapturedState, DiskStatus, NetStatus, NetTraffic, ResizedDisk, RestartRequest,
-    RewindRequest, RingRequest, SandboxStatus, SnapshotRequest, TakeRequest, TimeOfDay, VmOrigin,
-    VmState, VmStatus,
+    RingRequest, SandboxStatus, SnapshotRequest, VmOrigin, VmState, VmStatus,
 };
 pub use registry::{Claim, NameChoice, RuntimeDir, VmRuntimePaths};
 pub use server::ControlServer;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use kvm_bindings::{kvm_dtable, kvm_segment};
 use nvvmm_devices::SavedDevice;
-use nvvmm_devices::virtio::VirtioMmioStateV1;
+use nvvmm_devices::virtio::{NetStateV1, VirtioMmioStateV1};
 use nvvmm_snapshot::SnapshotKind;
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use super::InspectError;
 use crate::arch::{VcpuStateV1, VmStateV1};
 use crate::checkpoint::blob::SavedVm;
 use crate::process::SavedProcess;
-use crate::spec::{DeviceKind, DiskSpec, VmSpec};
+use crate::spec::{DeviceKind, DiskSpec, NetSource, NetSpec, Published, VmSpec};
 
 /// Decodes a state blob: spec, vCPUs and devices of a VM. To the host the state of processes is
 /// as any bytes.
@@ -43,7 +43,7 @@ pub fn state(kind: SnapshotKind, blob: &[u8]) -> Result<Value, InspectError> {
 fn of_vm(saved: &SavedVm) -> Result<Value, InspectError> {
     let kvm = &saved.machine.kvm;
     Ok(json!({
-        "spec": of_spec(&saved.spec),
+        "spec": of_spec(&saved.spec, &saved.machine.devices),
         "vcpus": kvm.vcpus.iter().map(of_vcpu).collect::<Vec<_>>(),
         "platform": of_chips(&kvm.vm),
         "devices": saved.machine.devices.iter().map(of_device).collect::<Vec<_>>(),
@@ -51,8 +51,9 @@ fn of_vm(saved: &SavedVm) -> Result<Value, InspectError> {
     }))
 }
 
-/// The machine, with a disk's path and mode beside its slot.
-fn of_spec(spec: &VmSpec) -> Value {
+/// The machine, with the settings of disks and cards beside their slots.
+fn of_spec(spec: &VmSpec, devices: &[SavedDevice]) -> Value {
+    let mut told_mtus = devices.iter().filter_map(told_mtu);
     let slots = spec.devices.iter().map(|device| {
         let (kind, disk) = match &device.kind {
             DeviceKind::Rng(_) => ("rng", None),
@@ -70,6 +71,10 @@ fn of_spec(spec: &VmSpec) -> Value {
             "read_only": disk.map(|disk| disk.read_only),
             "rate_bytes": disk.and_then(|disk| disk.rate.bytes_per_s),
             "rate_request_count": disk.and_then(|disk| disk.rate.requests_per_s),
+            "net": match &device.kind {
+                DeviceKind::Net(card) => of_card(card, told_mtus.next()),
+                _ => Value::Null,
+            },
         })
     });
     json!({
@@ -80,6 +85,51 @@ fn of_spec(spec: &VmSpec) -> Value {
         "memory_bytes": spec.memory_bytes,
         "slots": slots.collect::<Vec<_>>(),
     })
+}
+
+/// A card: what its guest knows of it, and what it needs of the host.
+fn of_card(card: &NetSpec, told_mtu: Option<u16>) -> Value {
+    let (place, tap, published) = match &card.source {
+        NetSource::Passt { published } => ("passt", None, published.as_slice()),
+        NetSource::Tap { name } => ("tap", Some(name), [].as_slice()),
+        NetSource::Fd { .. } => ("fd", None, [].as_slice()),
+        NetSource::None => ("none", None, [].as_slice()),
+    };
+    json!({
+        "place": place,
+        "tap": tap,
+        "netns": card.netns,
+        "mac": card.mac,
+        "mtu_bytes": told_mtu,
+        "queue_pair_count": card.queues,
+        "rate_bytes": card.rate.bytes_per_s,
+        "rate_frame_count": card.rate.frames_per_s,
+        "denied": texts(&card.policy.deny),
+        "allowed": texts(&card.policy.allow),
+        "ports": published.iter().map(of_ports).collect::<Vec<_>>(),
+    })
+}
+
+fn texts(values: &[impl ToString]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
+}
+
+fn of_ports(ports: &Published) -> Value {
+    json!({
+        "protocol": ports.protocol,
+        "address": ports.address,
+        "host_port": ports.host_port,
+        "guest_port": ports.guest_port,
+        "port_count": ports.count,
+    })
+}
+
+/// The longest IP packet that a guest was told of, if this is its card.
+fn told_mtu(device: &SavedDevice) -> Option<u16> {
+    let virtio = postcard::from_bytes::<VirtioMmioStateV1>(&device.payload).ok()?;
+    let card = virtio.device;
+    let state: NetStateV1 = card.decode("virtio-net", 1, &card.instance).ok()?;
+    Some(state.mtu)
 }
 
 fn path_text(path: &Path) -> String {

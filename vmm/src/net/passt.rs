@@ -28,7 +28,8 @@ const NOISE: [&str; 2] = ["Failed to send ", "Don't run as root"];
 /// Longest tail of what it said that is logged, in bytes.
 const SAID_BYTES_MAX: usize = 2000;
 
-/// A started passt.
+/// A started passt. It is a child of this process, which reaps it when it has ended, or has the
+/// system do that: nothing here waits for it.
 pub struct Passt {
     child: Child,
     stream: UnixStream,
@@ -100,10 +101,10 @@ impl Passt {
                 let ended = self.child.wait();
                 let said = said_in(&mut self.said);
                 let code = ended.map_or(String::new(), |status| status.to_string());
-                Err(NetError::Passt(match said.is_empty() {
-                    true => code,
-                    false => said,
-                }))
+                let why = [said, code].into_iter().find(|text| !text.is_empty());
+                Err(NetError::Passt(
+                    why.unwrap_or_else(|| "it has ended".to_owned()),
+                ))
             }
         }
     }

@@ -134,6 +134,8 @@ fn every_number_is_there_under_its_name() {
             frames_mapped: 1,
             frames_own: 2,
             frames_shared: 3,
+            frames_empty: 4,
+            frames_ballooned: 5,
             write_faults: u64::MAX,
             mappings: 4,
             ..RamCounters::default()
@@ -166,7 +168,14 @@ fn every_number_is_there_under_its_name() {
         .all("nvvmm_memory_frames")
         .map(|(labels, value)| (labels["kind"].as_str(), value))
         .collect();
-    assert_eq!(frames, [("mapped", 1.0), ("own", 2.0), ("shared", 3.0)]);
+    let expected = [
+        ("mapped", 1.0),
+        ("own", 2.0),
+        ("shared", 3.0),
+        ("empty", 4.0),
+        ("balloon", 5.0),
+    ];
+    assert_eq!(frames, expected);
     let calls = read.all("nvvmm_kernel_calls_total");
     assert_eq!(
         calls

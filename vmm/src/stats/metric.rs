@@ -57,7 +57,8 @@ impl VmStats {
             ),
             Metric {
                 name: "memory_frames",
-                meaning: "frames of guest RAM: with a block, of this VM alone, in a snapshot",
+                meaning: "frames of guest RAM: with a block, of this VM alone, in a snapshot, \
+                          with nothing, in the balloon",
                 kind: MetricKind::Gauge,
                 value: MetricValue::Labelled(
                     "kind",
@@ -65,9 +66,16 @@ impl VmStats {
                         ("mapped", ram.frames_mapped),
                         ("own", ram.frames_own),
                         ("shared", ram.frames_shared),
+                        ("empty", ram.frames_empty),
+                        ("balloon", ram.frames_ballooned),
                     ],
                 ),
             },
+            counter(
+                "frames_released",
+                "frames that the guest gave back to the pool",
+                ram.frames_released,
+            ),
             gauge(
                 "mappings",
                 "mappings (VMAs) that guest RAM takes",

@@ -38,6 +38,15 @@ pub struct RamCounters {
     pub frames_own: u64,
     /// Frames that belong to a snapshot.
     pub frames_shared: u64,
+    /// Frames that hold nothing: the guest never used them, or gave them back.
+    #[serde(default)]
+    pub frames_empty: u64,
+    /// Frames in the guest's balloon, as the guest says.
+    #[serde(default)]
+    pub frames_ballooned: u64,
+    /// Frames that the guest gave back so far: reported free, or put into the balloon.
+    #[serde(default)]
+    pub frames_released: u64,
     /// Write faults on shared frames.
     pub write_faults: u64,
     /// First touches of a chunk.

@@ -23,11 +23,14 @@ use super::{
     stale_disks,
 };
 use crate::{
-    agent::link::{AgentLink, unix_ns_now},
+    agent::link::{AgentLink, News, unix_ns_now},
     checkpoint::{
-        Cleaner, Digests, blob::SavedVm, phases::Phases, report::GuestClock, report::RestoreReport,
+        Cleaner, Digests,
+        blob::SavedVm,
+        phases::Phases,
+        report::{GuestClock, GuestConnections, RestoreReport},
     },
-    control::{TimeOfDay, VmOrigin},
+    control::{AgentOrders, TimeOfDay, VmOrigin},
     cow::{self, Budget, CowEngine, FaultThread, PrivateEngine, RedirectEngine},
     disk::{self, DiskUser, DisksFrom},
     error::ErrorKind,
@@ -75,7 +78,7 @@ struct Restoring {
     console: ConsoleStreams,
     /// Notes for the report.
     notes: Vec<String>,
-    time_of_day: TimeOfDay,
+    orders: AgentOrders,
 }
 
 /// A machine that is built for a snapshot, but does not have its state yet.
@@ -93,14 +96,14 @@ pub(super) struct Prepared {
     once: bool,
     prefault: bool,
     notes: Vec<String>,
-    time_of_day: TimeOfDay,
+    orders: AgentOrders,
 }
 
 impl Prepared {
     /// Has the restore begin now, for its report: the machine was built ahead of it.
-    pub fn begin_now(&mut self, time_of_day: TimeOfDay) {
+    pub fn begin_now(&mut self, orders: AgentOrders) {
         (self.started, self.phases) = (Instant::now(), Phases::begin());
-        self.time_of_day = time_of_day;
+        self.orders = orders;
     }
 }
 
@@ -178,13 +181,10 @@ impl Builder<'_> {
         &self,
         read: ReadSnapshot,
         spec: VmSpec,
-        time_of_day: TimeOfDay,
+        orders: AgentOrders,
         console: ConsoleStreams,
     ) -> Result<RunningVm, VmError> {
-        let restore = RestoreOptions {
-            time_of_day,
-            ..RestoreOptions::from(read.entry.name.as_str())
-        };
+        let restore = RestoreOptions::with_orders(&read.entry.name, orders);
         disk::rewind(self.opened(&spec)?.open_disks(), read.entry.id)?;
         let how = Restoring {
             spec,
@@ -192,7 +192,7 @@ impl Builder<'_> {
             prefault: false,
             console,
             notes: Vec::new(),
-            time_of_day,
+            orders,
         };
         let (vm, slept_ns) = self.restore_read(read, (Instant::now(), Phases::begin()), how)?;
         self.tell(&restore, slept_ns)?;
@@ -231,7 +231,7 @@ impl Builder<'_> {
             once: restore.once,
             prefault: restore.prefault,
             console,
-            time_of_day: restore.time_of_day,
+            orders: restore.agent_orders(),
         };
         self.prepare(read, (started, phases), how)
     }
@@ -263,7 +263,7 @@ impl Builder<'_> {
             prefault,
             console,
             notes,
-            time_of_day,
+            orders,
         } = how;
         let files = self.opened(&spec)?;
         if files.are_disks_foreign() {
@@ -289,7 +289,7 @@ impl Builder<'_> {
             once,
             prefault,
             notes,
-            time_of_day,
+            orders,
             machine,
             faults,
             engine,
@@ -308,12 +308,13 @@ impl Builder<'_> {
             once,
             prefault,
             notes,
-            time_of_day,
+            orders,
             machine,
             faults,
             engine,
         } = prepared;
-        let clock = guest_clock(time_of_day, &saved);
+        let clock = guest_clock(orders.time_of_day, &saved);
+        let connections = guest_connections(orders, &saved);
         let slept_ns = slept_ns(&saved, &entry);
         let files = self.opened(&spec)?;
         let restored = phases.run("RestoreState", || {
@@ -344,6 +345,7 @@ impl Builder<'_> {
             once,
             prefault,
             clock,
+            connections,
             notes,
         };
         let origin = VmOrigin::Snapshot { name: entry.name };
@@ -489,7 +491,7 @@ pub(super) fn tell(
 ) -> Result<(), VmError> {
     let mut seed = [0; 32];
     fill_random(&mut seed)?;
-    agent.new_guest(Some(Restored {
+    let restored = Restored {
         snapshot: restore.snapshot.clone(),
         vm: name.into(),
         role: match restore.once {
@@ -500,6 +502,10 @@ pub(super) fn tell(
         host_time_ns: unix_ns_now(),
         step_clock: restore.time_of_day != TimeOfDay::Keep,
         seed,
+    };
+    agent.new_guest(Some(News {
+        restored,
+        keep_connections: restore.keep_connections,
     }));
     Ok(())
 }
@@ -541,6 +547,16 @@ pub(super) fn guest_clock(time_of_day: TimeOfDay, saved: &SavedVm) -> GuestClock
         TimeOfDay::Step if !has_clock() => GuestClock::Kept,
         TimeOfDay::Step | TimeOfDay::StepAwaited => GuestClock::NoAgent,
     }
+}
+
+/// State of the guest's connections when it is restored, if they are to stay. Where there was no
+/// agent nobody ends them.
+pub(super) fn guest_connections(orders: AgentOrders, saved: &SavedVm) -> Option<GuestConnections> {
+    let at_first = || match had_vsock_driver(saved) {
+        true => GuestConnections::Awaited,
+        false => GuestConnections::Kept,
+    };
+    orders.keep_connections.then(at_first)
 }
 
 /// True if a driver of the guest worked with the vsock device: without it no agent is reached.

@@ -144,15 +144,15 @@ impl Vm {
         }
     }
 
-    /// Waits until the guest's agent has set the guest's clock, if that was asked for
-    /// ([`TimeOfDay::StepAwaited`](crate::control::TimeOfDay::StepAwaited)): at most for `limit`,
-    /// and not for a VM that is paused. Gives the status then; the report of the restore in it
-    /// says what became of the clock.
-    pub fn wait_clock(&self, limit: Duration) -> VmStatus {
+    /// Waits until the guest's agent has set the guest's clock
+    /// ([`TimeOfDay::StepAwaited`](crate::control::TimeOfDay::StepAwaited)), and knows that
+    /// connections are to stay, if that was asked for: at most for `limit`, and not for a VM that
+    /// is paused. Gives the status then; the report of the restore in it says what became of both.
+    pub fn wait_agent(&self, limit: Duration) -> VmStatus {
         let until = Instant::now() + limit;
         let mut status = self.status();
         while status.state != VmState::Paused
-            && self.supervisor.waits_for_clock()
+            && self.supervisor.waits_for_agent()
             && Instant::now() < until
         {
             std::thread::sleep(CLOCK_POLL);

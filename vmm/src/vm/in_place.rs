@@ -32,7 +32,7 @@ use crate::{
     checkpoint::{
         blob::SavedVm,
         phases::{Phases, micros, micros_of},
-        report::{GuestClock, RestoreReport},
+        report::{GuestClock, GuestConnections, RestoreReport},
         went_on_at,
     },
     control::{RewindRequest, VmOrigin},
@@ -125,7 +125,7 @@ pub(super) fn rewind(
             Outcome::Lost(Box::new(Rewinding {
                 read: ReadSnapshot::read(vm.holder.pool(), supervisor.name(), &snapshot),
                 spec: vm.spec.clone(),
-                time_of_day: wanted.request.time_of_day(),
+                orders: wanted.request.agent_orders(),
                 paused: vm.machine.is_held(Hold::Pause),
                 asker: wanted.asker.clone().to(&snapshot),
             }))
@@ -284,18 +284,19 @@ impl Attempt {
         phases
             .run("SetState", || vm.machine.rewind(&saved.machine))
             .map_err(|error| lost(machine_error(error)))?;
-        let clock = build::guest_clock(self.request.time_of_day(), &saved);
-        self.note(operation, &entry, clock, phases);
+        let orders = self.request.agent_orders();
+        let told = (
+            build::guest_clock(orders.time_of_day, &saved),
+            build::guest_connections(orders, &saved),
+        );
+        self.note(operation, &entry, told, phases);
         match &self.agent {
             None => Ok(()),
             Some(agent) => {
-                let restore = RestoreOptions {
-                    time_of_day: self.request.time_of_day(),
-                    ..RestoreOptions::from(name.as_str())
-                };
+                let restore = RestoreOptions::with_orders(&name, orders);
                 let slept_ns = build::slept_ns(&saved, &entry);
                 build::tell(agent, self.supervisor.name(), &restore, slept_ns).map_err(lost)?;
-                self.supervisor.clock_is_open();
+                self.supervisor.agent_is_open();
                 Ok(())
             }
         }
@@ -332,7 +333,7 @@ impl Attempt {
         &self,
         operation: &mut Operation,
         entry: &SnapshotEntry,
-        clock: GuestClock,
+        (clock, connections): (GuestClock, Option<GuestConnections>),
         phases: &Phases,
     ) {
         let vm = &*self.vm;
@@ -347,6 +348,7 @@ impl Attempt {
             once: false,
             prefault: false,
             clock,
+            connections,
             notes: Vec::new(),
         };
         let origin = VmOrigin::Snapshot {

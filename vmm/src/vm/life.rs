@@ -241,8 +241,9 @@ fn guest_sockets(
         None => (path.map(agent_link).transpose()?, OnceCell::new()),
     };
     if let Some(agent) = &agent {
-        let supervisor = Arc::clone(supervisor);
-        agent.on_settled(move |failures| supervisor.settled(failures));
+        let (hears, told) = (Arc::clone(supervisor), Arc::clone(supervisor));
+        agent.on_told(move |kept| told.told_of_connections(kept));
+        agent.on_settled(move |failures| hears.settled(failures));
     }
     Ok((agent, socket))
 }
@@ -337,11 +338,11 @@ impl Next {
                 let Rewinding {
                     read,
                     spec,
-                    time_of_day,
+                    orders,
                     asker,
                     ..
                 } = *rewinding;
-                let back = |read| builder.build_back(read, spec, time_of_day, console);
+                let back = |read| builder.build_back(read, spec, orders, console);
                 let built = read.and_then(back);
                 match built.and_then(started) {
                     Ok(vm) => Ok((vm, Some(asker))),

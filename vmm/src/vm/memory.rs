@@ -6,6 +6,7 @@ use nvvmm_devices::virtio::BalloonHost;
 
 use super::{VmError, running::RunningVm};
 use crate::{
+    checkpoint::report::RamCounters,
     control::{BalloonReport, MemoryStatus},
     cow::FRAME_SIZE_BYTES,
     error::ErrorKind,
@@ -30,7 +31,7 @@ impl RunningVm {
             balloon.set_target(target_bytes);
         }
         let balloon = balloon.map(report);
-        let ram = self.engine.counters();
+        let ram = self.with_guest(self.engine.counters());
         let bytes = |frames: u64| frames * FRAME_SIZE_BYTES as u64;
         Ok(MemoryStatus {
             name: self.holder.name().to_owned(),
@@ -38,8 +39,29 @@ impl RunningVm {
             used_bytes: bytes(ram.frames_mapped),
             own_bytes: bytes(ram.frames_own),
             shared_bytes: bytes(ram.frames_shared),
+            empty_bytes: bytes(ram.frames_empty),
             balloon,
         })
+    }
+
+    /// Counts of guest RAM now. The guest is not asked.
+    pub fn ram_counters(&self) -> RamCounters {
+        let counters = self.engine.counters_now(&*self.machine);
+        self.with_guest(counters.unwrap_or_else(|_| self.engine.counters()))
+    }
+
+    /// Adds what is known of memory that the guest does not use.
+    fn with_guest(&self, ram: RamCounters) -> RamCounters {
+        let frames = |bytes: u64| bytes / FRAME_SIZE_BYTES as u64;
+        let balloon = self.machine.balloon().map(BalloonHost::status);
+        let balloon = balloon.unwrap_or_default();
+        let used = ram.frames_mapped.max(ram.frames_own + ram.frames_shared);
+        RamCounters {
+            frames_empty: frames(self.spec.memory_bytes).saturating_sub(used),
+            frames_ballooned: frames(balloon.actual_bytes),
+            frames_released: frames(balloon.released_bytes),
+            ..ram
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use nvvmm_devices::{ConsoleStreams, HostSocket};
 
 use super::{BootChoice, VmError};
 use crate::{
-    control::{SandboxStatus, TimeOfDay},
+    control::{AgentOrders, SandboxStatus, TimeOfDay},
     cow::Techniques,
     disk::DisksFrom,
     spec::{DiskSpec, NetChoice, Published, VmSpec, files::OpenedFiles},
@@ -183,12 +183,37 @@ pub struct RestoreOptions {
     pub prefault: bool,
     /// The guest's time of day. By default the agent in the guest sets it to the host's.
     pub time_of_day: TimeOfDay,
+    /// Leaves the guest's connections to other machines as they are. By default the agent in the
+    /// guest ends them.
+    pub keep_connections: bool,
     /// Takes the disks as they are, also if they were written after the snapshot. The guest's file
     /// systems on them may break. Without this, such a restore is refused.
     pub stale_disks: bool,
 }
 
 impl RestoreOptions {
+    /// Orders for the guest's agent.
+    pub(super) fn agent_orders(&self) -> AgentOrders {
+        AgentOrders {
+            time_of_day: self.time_of_day,
+            keep_connections: self.keep_connections,
+        }
+    }
+
+    /// The snapshot of this name, with orders for the guest's agent.
+    pub(super) fn with_orders(snapshot: &str, orders: AgentOrders) -> Self {
+        Self::from(snapshot).ordered(orders)
+    }
+
+    /// The same with other orders.
+    pub(super) fn ordered(self, orders: AgentOrders) -> Self {
+        Self {
+            time_of_day: orders.time_of_day,
+            keep_connections: orders.keep_connections,
+            ..self
+        }
+    }
+
     /// The place that the content of the pool's disks is taken from.
     pub(super) fn disks_from(&self) -> DisksFrom<'_> {
         match self.disks {

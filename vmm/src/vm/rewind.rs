@@ -17,7 +17,7 @@ use std::{
 use super::{VmError, reading::ReadSnapshot, running::RunningVm, supervisor::Supervisor};
 use crate::{
     checkpoint::phases::micros,
-    control::{RewindRequest, TimeOfDay},
+    control::{AgentOrders, RewindRequest},
     error::ErrorKind,
     machine::Hold,
     ring::{Member, RewindReport},
@@ -36,8 +36,8 @@ pub(super) struct Rewinding {
     pub read: Result<ReadSnapshot, VmError>,
     /// The VM's machine. It keeps its files: those that the snapshot names are not opened.
     pub spec: VmSpec,
-    /// The guest's time of day afterwards.
-    pub time_of_day: TimeOfDay,
+    /// Orders for the guest's agent.
+    pub orders: AgentOrders,
     /// The VM was paused, and is to be.
     pub paused: bool,
     pub asker: Asker,
@@ -222,11 +222,11 @@ impl RunningVm {
             self.stand_still_unless_written(&read.saved, snapshot)?
                 .keep();
         }
-        supervisor.clock_is_open();
+        supervisor.agent_is_open();
         Ok(Rewinding {
             read: Ok(read),
             spec: self.spec.clone(),
-            time_of_day: wanted.request.time_of_day(),
+            orders: wanted.request.agent_orders(),
             paused,
             asker: wanted.asker.clone().to(snapshot),
         })

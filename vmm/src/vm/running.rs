@@ -498,12 +498,11 @@ impl RunningVm {
 
     /// Counters so far.
     pub fn stats(&self, name: &str, uptime_ms: u64) -> VmStats {
-        let ram = self.engine.counters_now(&*self.machine);
         let episode = self.episode();
         VmStats {
             name: name.to_owned(),
             uptime_ms,
-            ram: ram.unwrap_or_else(|_| self.engine.counters()),
+            ram: self.ram_counters(),
             kernel_calls: episode.kernel_calls(&*self.engine),
             fault_latency: episode.fault_latency(&self.faults),
             held_us_max: self.faults.longest_held().all_us(),

@@ -179,12 +179,9 @@ impl StandingBy<'_> {
         mut prepared: Prepared,
         builder: &Builder<'_>,
     ) -> Result<RunningVm, VmError> {
-        prepared.begin_now(request.time_of_day);
+        prepared.begin_now(request.agent_orders);
         let (vm, slept_ns) = builder.finish(prepared)?;
-        let restore = RestoreOptions {
-            time_of_day: request.time_of_day,
-            ..self.restore.clone()
-        };
+        let restore = self.restore.clone().ordered(request.agent_orders);
         builder.tell(&restore, slept_ns)?;
         Ok(vm)
     }

@@ -1,7 +1,7 @@
 use std::thread;
 
 use super::*;
-use crate::control::TimeOfDay;
+use crate::control::AgentOrders;
 
 fn request() -> TakeRequest {
     TakeRequest {
@@ -10,7 +10,7 @@ fn request() -> TakeRequest {
         snapshot: "base".into(),
         name: "web".into(),
         console: None,
-        time_of_day: TimeOfDay::Step,
+        agent_orders: AgentOrders::default(),
         paused: false,
     }
 }

@@ -23,7 +23,9 @@ use super::{
 };
 use crate::{
     agent::link::AgentLink,
-    checkpoint::report::{AuditReport, GuestClock, SnapshotReport},
+    checkpoint::report::{
+        AuditReport, GuestClock, GuestConnections, RestoreReport, SnapshotReport,
+    },
     control::{
         CaptureRequest, MemoryStatus, ResizedDisk, RestartRequest, RewindRequest, RingRequest,
         SandboxStatus, SnapshotRequest, TakeRequest, VmControl, VmOrigin, VmState, VmStatus,
@@ -63,13 +65,32 @@ pub(super) struct Supervisor {
     ring: Mutex<Option<Ring>>,
     /// The checkpoints of this VM's name that are its own.
     pub(super) own: Mutex<OwnCheckpoints>,
-    /// Outcome for the guest's clock, if the guest's agent has told.
-    clock: Mutex<Option<GuestClock>>,
+    /// Outcomes that depend on the guest's agent.
+    outcomes: Mutex<Outcomes>,
     /// The link to the guest's agent.
     agent: OnceLock<Weak<AgentLink>>,
     reboots: Reboots,
     /// Standing by, before somebody takes the VM.
     pub(super) standby: Standby,
+}
+
+/// Outcomes for a restored guest, once its agent has answered.
+#[derive(Clone, Copy, Default)]
+struct Outcomes {
+    clock: Option<GuestClock>,
+    connections: Option<GuestConnections>,
+}
+
+impl Outcomes {
+    /// Puts what is known into a report of the restore.
+    fn put_into(self, report: &mut RestoreReport) {
+        if let (Some(clock), true) = (self.clock, report.clock != GuestClock::Kept) {
+            report.clock = clock;
+        }
+        if let Some(connections) = &mut report.connections {
+            *connections = self.connections.unwrap_or(*connections);
+        }
+    }
 }
 
 /// Facts that do not change while the VM lives.
@@ -146,7 +167,7 @@ impl Supervisor {
             rewind: Mutex::new(None),
             ring: Mutex::new(None),
             own: Mutex::default(),
-            clock: Mutex::default(),
+            outcomes: Mutex::default(),
             agent: OnceLock::new(),
             reboots: Reboots::of(options),
             standby: Standby::default(),
@@ -278,27 +299,38 @@ impl Supervisor {
             true => GuestClock::Failed,
             false => GuestClock::Set,
         };
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock);
+        self.outcomes().clock = Some(clock);
     }
 
-    /// The VM was rewound: its agent is to set the guest's clock anew.
-    pub fn clock_is_open(&self) {
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// The guest's agent knows that connections are to stay, or is too old for that.
+    pub fn told_of_connections(&self, kept: bool) {
+        self.outcomes().connections = Some(match kept {
+            true => GuestConnections::Kept,
+            false => GuestConnections::Ended,
+        });
     }
 
-    /// State of the guest's clock, which was `at_first` when it was restored.
-    fn clock(&self, at_first: GuestClock) -> GuestClock {
-        let told = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
-        match at_first {
-            GuestClock::Kept => GuestClock::Kept,
-            at_first => told.unwrap_or(at_first),
-        }
+    fn outcomes(&self) -> MutexGuard<'_, Outcomes> {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The guest's agent may still set its clock, as was asked for.
-    pub fn waits_for_clock(&self) -> bool {
-        let restore = self.vm().and_then(|vm| vm.restore_report());
-        restore.is_some_and(|restore| self.clock(restore.clock) == GuestClock::NotSet)
+    /// The VM was rewound: its agent is to answer anew.
+    pub fn agent_is_open(&self) {
+        *self.outcomes() = Outcomes::default();
+    }
+
+    /// The report of the restore, with what is known by now.
+    fn restore_report(&self, vm: &RunningVm) -> Option<RestoreReport> {
+        let mut report = vm.restore_report()?;
+        let outcomes = *self.outcomes();
+        outcomes.put_into(&mut report);
+        Some(report)
+    }
+
+    /// The guest's agent may still do what somebody waits for.
+    pub fn waits_for_agent(&self) -> bool {
+        let restore = self.vm().and_then(|vm| self.restore_report(&vm));
+        restore.is_some_and(|restore| restore.awaits_agent())
             && !self.is_changing()
             && !self.is_to_end()
     }
@@ -391,12 +423,8 @@ impl VmControl for Supervisor {
             status.disks = vm.disk_statuses();
             status.nets = vm.net_statuses();
             status.notice = vm.lost_network().or(status.notice);
-            let counters = vm.engine.counters_now(&*vm.machine);
-            status.ram = counters.unwrap_or_else(|_| vm.engine.counters());
-            status.restore = vm.restore_report();
-            if let Some(restore) = &mut status.restore {
-                restore.clock = self.clock(restore.clock);
-            }
+            status.ram = vm.ram_counters();
+            status.restore = self.restore_report(&vm);
             if let Some(lack) = vm.faults.starved_of() {
                 status.notice = Some(no_space_notice(lack, vm.holder.pool()));
             } else if let Some(notice) = &vm.reboot_notice {

@@ -81,7 +81,7 @@ fn the_time_of_day_is_stepped_unless_it_is_to_be_kept() {
         let Ok(Command::Restore(restore)) = parse(&line) else {
             panic!("{line}")
         };
-        assert_eq!(restore.time_of_day(), expected, "{line}");
+        assert_eq!(restore.agent_orders().time_of_day, expected, "{line}");
     }
     for (options, expected) in [
         ("", ClockChoice::Step),
@@ -93,6 +93,23 @@ fn the_time_of_day_is_stepped_unless_it_is_to_be_kept() {
         };
         assert_eq!(rewind.clock, expected, "{line}");
     }
+}
+
+#[test]
+fn connections_end_unless_they_are_to_be_kept() {
+    for (options, expected) in [("", false), (" --keep-connections", true)] {
+        let line = format!("nvvmm restore base --count 2 --detach{options}");
+        let Ok(Command::Restore(restore)) = parse(&line) else {
+            panic!("{line}")
+        };
+        assert_eq!(restore.agent_orders().keep_connections, expected, "{line}");
+        let line = format!("nvvmm rewind web{options}");
+        let Ok(Command::Rewind(rewind)) = parse(&line) else {
+            panic!("{line}")
+        };
+        assert_eq!(rewind.keep_connections, expected, "{line}");
+    }
+    assert!(parse("nvvmm restore base --into web --keep-connections").is_err());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 use nvvmm::OnReboot;
-use nvvmm::control::TimeOfDay;
+use nvvmm::control::{AgentOrders, TimeOfDay};
 use nvvmm::spec::DiskSpec;
 
 use super::PoolOption;
@@ -124,6 +124,13 @@ pub struct RestoreArguments {
     /// for it, and prints a warning if the clock is not set by then.
     #[arg(long, value_enum)]
     pub clock: Option<ClockChoice>,
+    /// Leave the guest's TCP connections to other machines as they are. By default the nvvmm-agent
+    /// in the guest ends them, as their other ends go on without this VM
+    ///
+    /// The command waits up to 5 seconds for the agent, and prints a warning if it has not answered
+    /// or is too old to keep them.
+    #[arg(long)]
+    pub keep_connections: bool,
     /// Restart the process of a process snapshot in the guest of this VM. The VM must use the same
     /// pool, and its guest must run nvvmm-agent
     ///
@@ -135,7 +142,8 @@ pub struct RestoreArguments {
         value_parser = values::vm_name,
         add = ArgValueCandidates::new(completion::vms),
         conflicts_with_all = [
-            "once", "prefault", "clock", "disks", "net", "publish", "stale_disks", "ephemeral",
+            "once", "prefault", "clock", "keep_connections", "disks", "net", "publish",
+            "stale_disks", "ephemeral",
             "kernel", "name",
             "detach", "console", "paused", "on_reboot", "uid", "gid", "no_sandbox",
         ],
@@ -290,12 +298,15 @@ impl From<RebootChoice> for OnReboot {
 }
 
 impl RestoreArguments {
-    /// The guest's time of day.
-    pub fn time_of_day(&self) -> TimeOfDay {
-        match self.clock {
-            None => TimeOfDay::Step,
-            Some(ClockChoice::Step) => TimeOfDay::StepAwaited,
-            Some(ClockChoice::Keep) => TimeOfDay::Keep,
+    /// Orders for the guest's agent.
+    pub fn agent_orders(&self) -> AgentOrders {
+        AgentOrders {
+            time_of_day: match self.clock {
+                None => TimeOfDay::Step,
+                Some(ClockChoice::Step) => TimeOfDay::StepAwaited,
+                Some(ClockChoice::Keep) => TimeOfDay::Keep,
+            },
+            keep_connections: self.keep_connections,
         }
     }
 }

@@ -111,6 +111,13 @@ pub struct RewindArguments {
     /// host; keep goes on from the time of the checkpoint
     #[arg(long, value_enum, default_value = "step")]
     pub clock: ClockChoice,
+    /// Leave the guest's TCP connections to other machines as they are. By default the nvvmm-agent
+    /// in the guest ends them, as their other ends do not go back
+    ///
+    /// The command waits up to 5 seconds for the agent, and prints a warning if it has not answered
+    /// or is too old to keep them.
+    #[arg(long)]
+    pub keep_connections: bool,
     /// The form of the output.
     #[command(flatten)]
     pub json: JsonFlag,

@@ -89,6 +89,18 @@ pub struct SnapshotArguments {
         conflicts_with_all = ["process", "no_hooks"],
     )]
     pub hooks_timeout: Duration,
+    /// Wait until the guest has given back the memory that it has freed, at most for this time.
+    /// The snapshot is smaller then
+    ///
+    /// Linux reports freed memory in steps of two seconds. The wait ends when no report has come
+    /// for 3.5 seconds. A guest that is paused or reports nothing is not waited for.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::time_limit,
+        conflicts_with_all = ["process", "disks_only"],
+    )]
+    pub wait_freed: Option<Duration>,
     /// The form of the output.
     #[command(flatten)]
     pub json: JsonFlag,

@@ -172,6 +172,7 @@ pub fn restart(
         once: false,
         prefault: false,
         clock: Default::default(),
+        connections: None,
         notes: Vec::new(),
     };
     Guest::start(guest_settings, |builder, console| {

@@ -92,6 +92,7 @@ fn in_place(pool: &BenchPool, size: u64, seen: &mut Seen) -> Result<u64, VmError
         name: SNAPSHOT.into(),
         stale_disks: false,
         keep_clock: true,
+        keep_connections: false,
     };
     let mut frames_verified = 0;
     console.ask(&write(size))?;

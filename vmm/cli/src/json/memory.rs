@@ -17,6 +17,8 @@ pub struct Memory {
     own_bytes: u64,
     /// Of this, memory in blocks of snapshots.
     shared_bytes: u64,
+    /// Memory that holds nothing: the guest never used it, or gave it back.
+    empty_bytes: u64,
     /// The balloon. A VM from a snapshot of an older nvvmm has none.
     balloon: Option<Balloon>,
 }
@@ -52,6 +54,7 @@ impl Memory {
             used_bytes: memory.used_bytes,
             own_bytes: memory.own_bytes,
             shared_bytes: memory.shared_bytes,
+            empty_bytes: memory.empty_bytes,
             balloon: memory.balloon.as_ref().map(Balloon::of),
         }
     }

@@ -409,6 +409,12 @@ pub struct Ram {
     own_bytes: u64,
     /// Part of it that belongs to a snapshot.
     shared_bytes: u64,
+    /// Memory that holds nothing: the guest never used it, or gave it back.
+    empty_bytes: u64,
+    /// Memory in the guest's balloon, as the guest says.
+    balloon_bytes: u64,
+    /// Memory that the guest gave back since its last start, all together.
+    released_bytes: u64,
     /// Write faults on shared memory.
     write_fault_count: u64,
     /// First touches of a chunk of 2 MiB.
@@ -435,6 +441,9 @@ impl Ram {
             mapped_bytes: blocks_bytes(ram.frames_mapped),
             own_bytes: blocks_bytes(ram.frames_own),
             shared_bytes: blocks_bytes(ram.frames_shared),
+            empty_bytes: blocks_bytes(ram.frames_empty),
+            balloon_bytes: blocks_bytes(ram.frames_ballooned),
+            released_bytes: blocks_bytes(ram.frames_released),
             write_fault_count: ram.write_faults,
             chunk_fault_count: ram.chunk_faults,
             copied_bytes: blocks_bytes(ram.frames_copied),
@@ -474,6 +483,10 @@ pub struct Restore {
         schemars(extend("enum" = ["kept", "set", "expected", "not-set", "no-agent", "failed"]))
     )]
     clock: String,
+    /// Connections of the guest that are to stay (--keep-connections): they stay, the guest's agent
+    /// is too old for that and ends them, or it has not answered yet. Null if they are to end.
+    #[cfg_attr(test, schemars(extend("enum" = ["kept", "ended", "awaited", null])))]
+    connections: Option<String>,
     /// Notes, for example about disks that could not be checked.
     notes: Vec<String>,
 }
@@ -489,6 +502,7 @@ impl Restore {
             once: report.once,
             prefault: report.prefault,
             clock: word(&report.clock),
+            connections: report.connections.as_ref().map(word),
             notes: report.notes.clone(),
         }
     }

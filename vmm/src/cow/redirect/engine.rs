@@ -105,6 +105,7 @@ impl CowEngine for RedirectEngine {
             huge_pages: self.placement.huge_pages(),
             mappings: self.mapping.budget().mappings(),
             mappings_limit: self.mapping.budget().limit(),
+            ..RamCounters::default()
         }
     }
 

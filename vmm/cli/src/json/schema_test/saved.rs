@@ -55,6 +55,51 @@ struct Slot {
     rate_bytes: Option<u64>,
     /// Most requests per second of the disk.
     rate_request_count: Option<u64>,
+    /// The network card.
+    net: Option<Card>,
+}
+
+/// Network card: what its guest knows of it, and what it needs of the host.
+#[derive(JsonSchema)]
+struct Card {
+    /// Place on the host: passt, tap, fd or none.
+    #[schemars(extend("enum" = ["passt", "tap", "fd", "none"]))]
+    place: String,
+    /// Name of the TAP device.
+    tap: Option<String>,
+    /// Name of the network namespace that its place is in.
+    netns: Option<String>,
+    /// Address of the card.
+    mac: String,
+    /// Longest IP packet that the guest was told of.
+    mtu_bytes: Option<u16>,
+    /// Number of queue pairs.
+    queue_pair_count: u8,
+    /// Most bytes of each direction per second.
+    rate_bytes: Option<u64>,
+    /// Most frames of each direction per second.
+    rate_frame_count: Option<u64>,
+    /// Networks that the guest may not send to, besides those that are always denied.
+    denied: Vec<String>,
+    /// Networks that the guest may send to, all the same.
+    allowed: Vec<String>,
+    /// Ports of the host that led into the guest. A restore does not publish them again.
+    ports: Vec<Ports>,
+}
+
+/// Ports of the host that lead to ports of a guest.
+#[derive(JsonSchema)]
+struct Ports {
+    /// Protocol: tcp or udp.
+    protocol: String,
+    /// Address of the host. Null for all.
+    address: Option<String>,
+    /// First port of the host.
+    host_port: u16,
+    /// First port of the guest.
+    guest_port: u16,
+    /// Number of ports.
+    port_count: u16,
 }
 
 /// vCPU. Registers, addresses and bits are hexadecimal texts.
