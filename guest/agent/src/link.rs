@@ -67,7 +67,7 @@ fn talk() -> Option<()> {
         keep_connections |= message == ToGuest::KeepConnections;
         if let ToGuest::Restored(restored) = message {
             // Before the hooks, which may renew addresses.
-            let mut failures = match keep_connections {
+            let mut failures = match std::mem::take(&mut keep_connections) {
                 true => Vec::new(),
                 false => notice::end_connections(),
             };
