@@ -6,6 +6,8 @@
 tests_without_kvm=(nvvmm_tests tidy scripts)
 # The memory of an emulated host with as much persistent memory as on-medium.sh knows devices.
 pmem_host=(--memory 4G --pmem 1280M --pmem 1280M --pmem 1280M)
+# Exit status of nested.sh for a host that gives no sign of life.
+host_stopped=123
 # Tests of the tier kvm that a medium has a part in: how it maps, frees, grows, survives.
 medium_tests=(commands::a_durability commands::snapshot_and_stop counters:: dirty_log::
   fault_points::a_process full_pool:: grow:: instant:: kill:: ring:: scrub::a_flipped sharing::
@@ -299,6 +301,8 @@ gate_steps() {
     # has where the processor was.
     tier_note+="${tier_note:+, }the emulated host stopped, and another one did its work"
     status=0
+    rm -f "$disk"
+    truncate -s 1G "$disk"
     run_gate_host "$log" "$@" || status=$?
   fi
   mapfile -t seen < <(sed -n "s|^== step \([^ ]*\) begins$|\1|p" "$log" | awk "!seen[\$0]++")
@@ -310,9 +314,6 @@ gate_steps() {
   fi
   keep_step "the emulated host, with its boots" "$((SECONDS - started))"
 }
-
-# Exit status of nested.sh for a host that gives no sign of life.
-host_stopped=123
 
 # run_gate_host LOG STEP...: boots it, and runs the steps.
 run_gate_host() {
