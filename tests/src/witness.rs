@@ -101,7 +101,7 @@ pub fn boot_to_shell(host: &Host, memory_mib: u64) -> Vm<'_> {
     let until = Instant::now() + BOOT_PATIENCE;
     let is_ready = |line: String| line.contains("@ready");
     // What is typed before the shell is there is lost. What is typed is echoed, in two pieces.
-    let pause = std::time::Duration::from_secs(2);
+    let pause = Duration::from_secs(2);
     loop {
         vm.console().say("echo '@'ready");
         if vm.console().line(pause).is_some_and(is_ready) {
