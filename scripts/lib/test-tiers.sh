@@ -36,6 +36,9 @@ gate_pool_tests=(blocks:: consuming:: leaks:: promises:: sharing:: stale:: room:
 newer_kernel_tests=(process::frames_that_move real_programs:: subjects:: window:: identity::
   many_copies::copies_without)
 
+# Tests with Linux guests that take long, and have an emulated host of their own.
+long_linux_tests=(clocks:: many_copies:: tls::)
+
 # start_prefetch: fetches packages and kernels beside the builds. Who needs them waits, and reports
 # what cannot be had.
 start_prefetch() {
@@ -408,9 +411,12 @@ nightly_linux() {
 
 # linux_tests VERSION [TEST...]: tests of the command line, else these, else all.
 linux_tests() {
-  local command=() tests=("${test_arguments[@]}") test_command
+  local command=() tests=("${test_arguments[@]}") long=() test_command
   local -x NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-10}
   ((${#tests[@]})) || tests=("${@:2}")
+  if ((${#tests[@]} == 0)); then
+    tests=("${long_linux_tests[@]/#/--skip=}") long=("${long_linux_tests[@]}")
+  fi
   prepare "making guests with Linux $1" make_guests "$1" || return 0
   set_test_command linux
   if [[ $(kvm_kind) != direct ]]; then
@@ -418,6 +424,9 @@ linux_tests() {
   fi
   run_tests "tests with Linux $1" "${command[@]}" "${test_command[@]}" --test-threads=1 \
     "${tests[@]}"
+  ((${#long[@]} == 0)) ||
+    run_tests "long tests with Linux $1" "${command[@]}" "${test_command[@]}" --test-threads=1 \
+      "${long[@]}"
   ((${#test_arguments[@]} == 0)) || return 0
   set_test_command documents
   run_tests "blocks of documents" "${command[@]}" "${test_command[@]}" --test-threads=1 linux::

@@ -277,6 +277,7 @@ fn connections_stay_where_that_is_asked_for() {
          (sleep 10000 >/tmp/open &
           nc -l -p 81 </tmp/open >/srv/in; echo ended >/srv/in-ended) >/dev/null 2>&1 &",
     );
+    wait_for(&host, &vm, "netstat -tln | grep -q ':81 '");
     let mut peer = connect("127.0.0.1:8095".parse().unwrap()).unwrap();
     let wait_for_bytes = |expected: &str| {
         let until = Instant::now() + PATIENCE;

@@ -98,10 +98,17 @@ pub fn boot_with_programs<'h>(
 pub fn boot_to_shell(host: &Host, memory_mib: u64) -> Vm<'_> {
     let image = "NVVMM_GUEST_INITRAMFS";
     let mut vm = start(image, host, memory_mib, 1, "nvvmm.shell", &[]);
-    // What is typed is echoed, in two pieces.
-    vm.console().say("echo '@'ready");
-    vm.console().expect("@ready", BOOT_PATIENCE);
-    vm
+    let until = Instant::now() + BOOT_PATIENCE;
+    let is_ready = |line: String| line.contains("@ready");
+    // What is typed before the shell is there is lost. What is typed is echoed, in two pieces.
+    let pause = Duration::from_secs(2);
+    loop {
+        vm.console().say("echo '@'ready");
+        if vm.console().line(pause).is_some_and(is_ready) {
+            return vm;
+        }
+        assert!(Instant::now() < until, "{}", vm.console().tail());
+    }
 }
 
 fn answering<'h>(host: &'h Host, vm: Vm<'h>) -> Vm<'h> {
