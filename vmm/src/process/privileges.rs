@@ -40,8 +40,13 @@ pub fn first_privilege(image: &[u8]) -> Result<Option<String>, nvvmm_process::Er
 fn file_opened_as_root(image: &Image) -> Option<String> {
     let open = image.files.iter().find_map(|file| match &file.what {
         What::File { path, .. } => Some(path),
+        What::NamedPipe { path, .. } => Some(path),
         What::Device { path, .. } => (!HARMLESS_DEVICES.contains(&&path[..])).then_some(path),
-        What::PipeEnd { .. } | What::Stdio { .. } => None,
+        What::PipeEnd { .. }
+        | What::Stdio { .. }
+        | What::Special(_)
+        | What::PollSet { .. }
+        | What::ProcessFile { .. } => None,
     });
     let mut processes = image.processes.iter();
     let path = open.or_else(|| {

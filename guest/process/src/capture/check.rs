@@ -123,7 +123,7 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
             }
         }
         for descriptor in &process.descriptors {
-            if let Err(reason) = files::kind(descriptor, options, &observed.outside_ends) {
+            if let Err(reason) = files::kind(process.pid, descriptor, options, &observed.outside) {
                 let reason = match descriptor.kind() {
                     libc::S_IFSOCK => socket(process.pid, descriptor),
                     _ => reason,
@@ -197,11 +197,10 @@ fn whole_process(process: &Observed, refusals: &mut Vec<Refusal>) {
     if process.vdso.is_none() {
         refuse("has no vDSO".into());
     }
-    if !observe::pending_timers(process.pid)
-        .unwrap_or_default()
-        .is_empty()
-    {
-        refuse("has POSIX timers (timer_create)".into());
+    if let Err(error) = observe::timers(process.pid) {
+        refuse(format!(
+            "has timers (timer_create) that cannot be read: {error}"
+        ));
     }
 }
 
@@ -241,6 +240,12 @@ fn thread(process: &Observed, tid: Pid, status: &Status, refusals: &mut Vec<Refu
     }
     if status.seccomp != 0 {
         refuse("is confined by seccomp");
+    }
+    if status.is_flusher {
+        refuse("writes back to disks for others (PR_SET_IO_FLUSHER)");
+    }
+    if sys::core_cookie(tid) != 0 {
+        refuse("shares its core with chosen threads only (PR_SCHED_CORE)");
     }
     if sys::schedule(tid)
         .is_ok_and(|schedule| schedule.policy & !libc::SCHED_RESET_ON_FORK == libc::SCHED_DEADLINE)

@@ -1,11 +1,17 @@
 //! Makes an image of frozen processes.
 
 mod asked;
+mod attached;
 mod check;
+mod collector;
+mod confined;
 mod files;
+mod keys;
 mod memory;
 mod observed;
 mod options;
+mod outside;
+mod poll_sets;
 mod process;
 mod relations;
 mod settled;
@@ -20,6 +26,8 @@ use crate::freeze::Frozen;
 use crate::image::Image;
 use crate::observe;
 use crate::pages::PageSink;
+use collector::Collector;
+use confined::Witnesses;
 use observed::Observation;
 
 /// The result of a capture.
@@ -54,7 +62,8 @@ impl Frozen {
             boot: observe::boot()?,
             ..Image::default()
         };
-        let mut files = files::Collector::new(options, &observed.outside_ends);
+        let mut files = Collector::new(options, &observed.outside);
+        let mut witnesses = Witnesses::default();
         for (frozen, observed) in self.processes().iter().zip(&observed.processes) {
             let parent = pids.iter().position(|pid| *pid == observed.leader().parent);
             let parent = if image.processes.is_empty() {
@@ -62,12 +71,17 @@ impl Frozen {
             } else {
                 parent.map(|index| index as u32)
             };
-            let (mut process, barriers) = process::state(frozen, observed, parent)?;
-            image.barriers.push(barriers);
-            process.descriptors = files.descriptors(observed)?;
-            image.processes.push(process);
+            let mut state = process::state(frozen, observed, parent, &mut witnesses)?;
+            image.barriers.push(state.barriers);
+            state.process.descriptors = files.descriptors(observed)?;
+            state.settings.locks = files.locks(observed);
+            image.processes.push(state.process);
+            image.settings.push(state.settings);
         }
-        (image.files, image.pipes) = files.finish()?;
+        drop(witnesses);
+        let collected = files.finish(&observed.processes)?;
+        (image.files, image.pipes) = (collected.files, collected.pipes);
+        image.attached = collected.attached;
         image.xfeatures = xfeatures(&image.processes[0].threads[0].xstate);
         let mut rounds = 0;
         for (process, observed) in image.processes.iter_mut().zip(&observed.processes) {

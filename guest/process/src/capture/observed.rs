@@ -1,10 +1,10 @@
 //! State of processes that /proc shows from outside.
 
-use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::options::CaptureOptions;
+use super::outside::Outside;
 use crate::error::{Error, Pid, ProcessPart, Refusal};
 use crate::observe::{self, Descriptor, Mapping, Relations, Status, Vdso};
 use crate::sys::{self, FileTable};
@@ -83,8 +83,8 @@ pub struct Common {
 pub struct Observation {
     /// In the order asked for.
     pub processes: Vec<Observed>,
-    /// Other processes that have an end of one of their pipes: process, pipe.
-    pub outside_ends: Vec<(Pid, u64)>,
+    /// Files that others have open, too.
+    pub outside: Outside,
     /// Other processes that keep numbers of theirs in use, if those are to become free.
     pub followers: Vec<Follower>,
     /// Resources that they share with each other, or with other processes.
@@ -114,18 +114,12 @@ impl Observation {
 
     fn of(processes: Vec<Observed>, options: CaptureOptions) -> Result<Self, Error> {
         let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
-        let opened = processes.iter().flat_map(|process| &process.descriptors);
-        let pipes: HashSet<u64> = opened.filter_map(Descriptor::pipe).collect();
-        let outside_ends = if pipes.is_empty() {
-            Vec::new()
-        } else {
-            observe::pipe_holders(&pipes, &pids)?
-        };
+        let outside = Outside::look(&processes)?;
         let mut others = observe::all_processes()?;
         others.retain(|other| !pids.contains(other));
         Ok(Self {
             processes,
-            outside_ends,
+            outside,
             followers: match options.frees_numbers {
                 true => followers(&pids, &others),
                 false => Vec::new(),

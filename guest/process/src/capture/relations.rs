@@ -21,13 +21,6 @@ pub fn find(process: &Observed, observed: &Observation, refusals: &mut Vec<Refus
             observe::named(shared.other)
         ));
     }
-    let exit_signal = process.leader().exit_signal;
-    // A restarted process is the agent's child: what the former parent got does not matter.
-    if !process.is_asked && exit_signal != libc::SIGCHLD {
-        refuse(format!(
-            "tells its parent of its end by signal {exit_signal}, not by SIGCHLD"
-        ));
-    }
     for follower in &observed.followers {
         let what = if follower.relations.session == pid {
             "session"

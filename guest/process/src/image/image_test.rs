@@ -263,22 +263,32 @@ fn an_image_that_names_no_architecture_is_read_as_x86_64() {
     assert_eq!(bytes[12..16], [0; 4]);
     let image = Image::decode(bytes).expect("an image");
     assert_eq!(image, image_of_the_fixture());
-    // The version of now has one more field, which is empty, and names the architecture.
+    // The version of now has more lists, which are empty, and names the architecture.
     let again = image.encode().expect("an image");
     assert_eq!(again[12..16], 62u32.to_le_bytes(), "new images name it");
-    assert_eq!(again[24..again.len() - 1], bytes[24..]);
-    assert_eq!(again[again.len() - 1], 0);
+    assert_eq!(again[24..again.len() - 4], bytes[24..]);
+    assert_eq!(again[again.len() - 4..], [0; 4]);
 }
 
 #[test]
-fn an_image_of_version_1_has_nothing_behind_its_processes() {
+fn an_image_of_version_2_has_its_barriers_and_no_settings() {
+    let bytes = include_bytes!("version-2.bin");
+    let mut expected = image_of_the_fixture();
+    expected.barriers = vec![Some(1 << 4)];
+    assert_eq!(Image::decode(bytes).expect("an image"), expected);
+}
+
+#[test]
+fn an_older_image_has_nothing_behind_its_last_list() {
     let mut image = image();
     image.barriers = vec![Some(1 << 4)];
     let mut bytes = image.encode().expect("an image");
-    assert_eq!(bytes[8..12], 2u32.to_le_bytes());
-    bytes[8] = 1;
-    assert_eq!(reason(&bytes), "there is more behind its state");
-    bytes[8] = 3;
+    assert_eq!(bytes[8..12], 3u32.to_le_bytes());
+    for older in [1, 2] {
+        bytes[8] = older;
+        assert_eq!(reason(&bytes), "there is more behind its state");
+    }
+    bytes[8] = 4;
     assert_eq!(reason(&bytes), "another version of nvvmm made it");
 }
 

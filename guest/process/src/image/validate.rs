@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Image, Mapped, Mapping, Process, Thread, What};
+use super::{Image, Mapped, Mapping, OpenFile, Process, Thread, What};
 use crate::arch::{PAGE_BYTES, TASK_END};
 
 const SIGINFO_BYTES: usize = 128;
@@ -38,18 +38,10 @@ impl Image {
             self.barriers.is_empty() || self.barriers.len() == self.processes.len(),
             "registrations for memory barriers are missing",
         )?;
-        for file in &self.files {
-            match file.what {
-                What::PipeEnd { pipe, .. } => {
-                    ensure((pipe as usize) < self.pipes.len(), "a pipe is missing")?
-                }
-                What::Stdio { stream, .. } => ensure(
-                    (0..=2).contains(&stream),
-                    "a standard stream has a wrong number",
-                )?,
-                What::File { .. } | What::Device { .. } => {}
-            }
-        }
+        self.files
+            .iter()
+            .try_for_each(|file| self.validate_file(file))?;
+        self.validate_settings()?;
         for pipe in &self.pipes {
             ensure(
                 pipe.held.len() <= pipe.capacity_bytes as usize,
@@ -57,6 +49,64 @@ impl Image {
             )?;
         }
         Ok(())
+    }
+
+    fn validate_file(&self, file: &OpenFile) -> Verdict {
+        match &file.what {
+            What::PipeEnd { pipe, .. } | What::NamedPipe { pipe, .. } => {
+                ensure((*pipe as usize) < self.pipes.len(), "a pipe is missing")
+            }
+            What::Stdio { stream, .. } => ensure(
+                (0..=2).contains(stream),
+                "a standard stream has a wrong number",
+            ),
+            What::File { .. } | What::Device { .. } => Ok(()),
+            What::Special(state) => state.fault().map_or(Ok(()), Err),
+            What::PollSet { entries } => entries.iter().try_for_each(|entry| {
+                let valid = (0..DESCRIPTOR_MAX).contains(&entry.fd);
+                ensure(
+                    valid && (entry.file as usize) < self.files.len(),
+                    "a poll set's file is missing",
+                )
+            }),
+            What::ProcessFile { pid } => ensure(
+                self.processes.iter().any(|process| process.pid == *pid),
+                "a descriptor of a process has no process",
+            ),
+        }
+    }
+
+    /// What came with version 3.
+    fn validate_settings(&self) -> Verdict {
+        ensure(
+            self.settings.is_empty() || self.settings.len() == self.processes.len(),
+            "settings of processes are missing",
+        )?;
+        let is_file = |file: u32| (file as usize) < self.files.len();
+        for (settings, process) in self.settings.iter().zip(&self.processes) {
+            ensure(
+                settings.threads.len() == process.threads.len(),
+                "settings of threads are missing",
+            )?;
+            ensure(
+                settings.locks.iter().all(|lock| is_file(lock.file)),
+                "a locked file is missing",
+            )?;
+            let is_time = |(_, nanoseconds): (i64, i64)| (0..1_000_000_000).contains(&nanoseconds);
+            let mut timers = settings.timers.iter();
+            ensure(
+                timers.all(|timer| timer.id >= 0 && is_time(timer.interval) && is_time(timer.left)),
+                "a timer has a time or number that is none",
+            )?;
+        }
+        for attached in &self.attached {
+            let locks = &attached.record_locks;
+            ensure(
+                is_file(attached.file) && locks.iter().all(|lock| lock.file == attached.file),
+                "a file that something is attached to is missing",
+            )?;
+        }
+        ensure(self.ended.is_empty(), "it has ended children")
     }
 
     fn validate_process(&self, process: &Process) -> Verdict {

@@ -3,6 +3,9 @@ use serde::{Deserialize, Serialize};
 use super::{gone_or, read, read_text, unreadable};
 use crate::error::{Error, Pid, failed};
 
+/// Flags of a task by which the kernel knows a flusher: PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE.
+const FLUSHER: u64 = 0x18_0000;
+
 /// User and group identity and privileges of a thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ids {
@@ -47,6 +50,8 @@ pub struct Status {
     pub session: Pid,
     /// The signal that its parent gets when it ends.
     pub exit_signal: i32,
+    /// It writes for others back to disks (PR_SET_IO_FLUSHER).
+    pub is_flusher: bool,
 }
 
 /// Places of the parts of a process's memory, for the kernel: `struct prctl_mm_map`, without brk,
@@ -125,6 +130,7 @@ fn parse(text: &str, name: Vec<u8>, stat: &[String]) -> Option<Status> {
         session: stat.get(3)?.parse().ok()?,
         // Field 38 of proc(5).
         exit_signal: stat.get(38 - 3)?.parse().ok()?,
+        is_flusher: stat.get(9 - 3)?.parse::<u64>().ok()? & FLUSHER == FLUSHER,
     })
 }
 
@@ -189,16 +195,6 @@ fn parse_limits(text: &str) -> Option<Vec<(u64, u64)>> {
 /// The auxiliary vector, as it is in memory.
 pub fn auxv(pid: Pid) -> Result<Vec<u8>, Error> {
     read(pid, "auxv")
-}
-
-/// The numbers of its POSIX timers.
-pub fn pending_timers(pid: Pid) -> Result<Vec<String>, Error> {
-    let text = read_text(pid, "timers")?;
-    Ok(text
-        .lines()
-        .filter_map(|line| line.strip_prefix("ID: "))
-        .map(str::to_owned)
-        .collect())
 }
 
 /// Its threads.

@@ -175,7 +175,18 @@ fn open(
             What::Stdio { stream, .. } if options.stdio[*stream as usize].is_none() => {
                 "was external, and no replacement was given".into()
             }
-            What::Stdio { .. } | What::PipeEnd { .. } => continue,
+            What::NamedPipe { path: name, .. } => match std::fs::metadata(path(name)) {
+                Ok(found) if found.mode() & libc::S_IFMT == libc::S_IFIFO => continue,
+                _ => format!(
+                    "was the named pipe {}, which is not there",
+                    path(name).display()
+                ),
+            },
+            What::Stdio { .. }
+            | What::PipeEnd { .. }
+            | What::Special(_)
+            | What::PollSet { .. }
+            | What::ProcessFile { .. } => continue,
         };
         refusals.push(refuse(
             process,

@@ -1,6 +1,7 @@
 //! Makes processes of an image again.
 
 mod advice;
+mod attached;
 mod barriers;
 mod blank;
 mod check;
@@ -13,16 +14,20 @@ mod numbers;
 mod options;
 mod overlay;
 mod pin;
+mod pipes;
+mod poll_sets;
 mod process;
 mod reserve;
 mod stubs;
 mod threads;
+mod timers;
 mod workspace;
 
 use crate::error::Error;
 use crate::image::Image;
 use crate::pages::PageSource;
 pub use options::{RestartOptions, Restarted};
+use poll_sets::PollSets;
 pub use reserve::{Empty, Reserve};
 use stubs::Stubs;
 
@@ -43,8 +48,10 @@ pub fn restart(
     let mut stubs = Stubs::new(image, reserve)?;
     stubs.check_processor()?;
     let mut done = Restarted::default();
+    let mut sets = PollSets::new(image);
     for stub in stubs.all() {
         memory::build(stub, &image.kernel, source, &mut done)?;
+        sets.fill(stub, &files)?;
         descriptors::set(stub, &files)?;
         process::set(stub)?;
         barriers::register(stub, image)?;
@@ -55,7 +62,10 @@ pub fn restart(
         descriptors::take_terminal(stub, image)?;
         threads::set(stub)?;
         process::set_last(stub)?;
+        timers::start(stub)?;
+        attached::set(stub, image)?;
     }
+    files.start(image)?;
     stubs.release()?;
     Ok(done)
 }

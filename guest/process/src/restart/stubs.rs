@@ -3,7 +3,7 @@
 
 use crate::arch::xfeatures;
 use crate::error::{Error, ProcessPart, Refusal, failed};
-use crate::image::{Image, Process};
+use crate::image::{Image, Process, Settings};
 use crate::inject::{Memory, Remote};
 use crate::observe;
 use crate::sys;
@@ -18,6 +18,8 @@ use super::workspace::Workspace;
 pub struct Stub<'a> {
     /// The process of the image that it becomes.
     pub process: &'a Process,
+    /// Further settings of that process; an older image has none.
+    pub settings: Option<&'a Settings>,
     /// The process that it is so far.
     pub blank: Blank,
     /// Its threads but the leader.
@@ -45,6 +47,14 @@ impl Stub<'_> {
     /// Puts bytes where a system call can read them. Returns their address.
     pub fn put(&self, bytes: &[u8]) -> Result<u64, Error> {
         self.blank.put(bytes)
+    }
+
+    /// Allows it as many descriptors as it can have. Its limits are set later.
+    pub fn raise_descriptor_limit(&self) -> Result<(), Error> {
+        let pid = self.process.pid;
+        let (_, hard) =
+            sys::limit(pid, libc::RLIMIT_NOFILE).map_err(failed("read a resource limit"))?;
+        sys::set_limit(pid, libc::RLIMIT_NOFILE, hard, hard).map_err(failed("set a resource limit"))
     }
 }
 
@@ -91,10 +101,12 @@ impl<'a> Stubs<'a> {
             Some((blank, frames)) => all.add(first, blank, Some(frames))?,
             None => all.add_copy(first, Workspace::choose(Some(image), 0)?)?,
         }
-        for process in &image.processes[1..] {
+        for (index, process) in image.processes.iter().enumerate().skip(1) {
             let parent = &all.stubs[process.parent.unwrap_or(0) as usize].blank;
+            let settings = image.settings.get(index);
+            let exit_signal = settings.map_or(libc::SIGCHLD, |settings| settings.exit_signal);
             let blank = Blank {
-                leader: parent.clone_with(process.pid, 0, libc::SIGCHLD)?,
+                leader: parent.clone_with(process.pid, 0, exit_signal)?,
                 memory: Memory::open(process.pid)?,
                 workspace: parent.workspace,
                 vdso: parent.vdso.clone(),
@@ -112,6 +124,7 @@ impl<'a> Stubs<'a> {
     ) -> Result<(), Error> {
         self.stubs.push(Stub {
             process,
+            settings: self.image.settings.get(self.stubs.len()),
             blank,
             others: Vec::new(),
             frames,

@@ -4,6 +4,7 @@
 //! `detached`.
 
 mod detached;
+mod event_loops;
 mod files;
 mod identity;
 mod memory;
@@ -12,6 +13,7 @@ mod proc_view;
 mod processes;
 mod refused;
 mod registers;
+mod settings;
 mod signals;
 mod syscalls;
 mod threads;
@@ -65,6 +67,8 @@ fn run(name: &str, directory: PathBuf) {
         threads::scenario,
         signals::scenario,
         files::scenario,
+        event_loops::scenario,
+        settings::scenario,
         identity::scenario,
         registers::scenario,
         syscalls::scenario,

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::{mem, ptr};
+use std::ptr;
 
 use crate::memory::{PAGE, Region};
 use crate::processes::{fork, wait};
@@ -27,11 +27,6 @@ fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
     Some(match name {
         "connected-socket" => keep(UnixStream::pair().expect("sockets")),
         "io-uring" => keep(io_uring()),
-        "epoll" => {
-            // SAFETY: the call takes numbers only.
-            assert!(unsafe { libc::epoll_create1(0) } >= 0);
-            keep(())
-        }
         "memfd" => {
             // SAFETY: the name lives through the call.
             assert!(unsafe { libc::memfd_create(c"test".as_ptr(), 0) } >= 0);
@@ -42,11 +37,29 @@ fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
             std::fs::remove_file(fixture.path("deleted")).expect("the file");
             keep(file)
         }
-        "file-lock" => {
-            let file = File::create(fixture.path("locked")).expect("a file");
+        "lease" => {
+            let file = File::create(fixture.path("leased")).expect("a file");
             // SAFETY: the call takes numbers only.
-            assert_eq!(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) }, 0);
+            let set = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
+            assert_eq!(set, 0);
             keep(file)
+        }
+        "inotify" => {
+            // SAFETY: the call takes numbers only.
+            assert!(unsafe { libc::inotify_init1(libc::IN_CLOEXEC) } >= 0);
+            keep(())
+        }
+        "shared-counter" => {
+            // SAFETY: the call takes numbers only.
+            assert!(unsafe { libc::eventfd(0, 0) } >= 0);
+            orphan(|| {
+                // SAFETY: the call takes numbers only.
+                unsafe { libc::alarm(60) };
+                while fixture.directory.exists() && !fixture.path("passed").exists() {
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
+            });
+            keep(())
         }
         "outside-pipe" => {
             let (mut reader, writer) = pipe().expect("a pipe");
@@ -114,17 +127,6 @@ fn whole_process(name: &str, fixture: &Fixture) -> Option<Check> {
         "foreign-namespace" => {
             // SAFETY: the call takes numbers only.
             assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWUTS) }, 0);
-            keep(())
-        }
-        "posix-timer" => {
-            // SAFETY: the timer's number has a place to go.
-            unsafe {
-                let mut timer = mem::zeroed();
-                assert_eq!(
-                    libc::timer_create(libc::CLOCK_MONOTONIC, ptr::null_mut(), &mut timer),
-                    0
-                );
-            }
             keep(())
         }
         "child" => keep(
