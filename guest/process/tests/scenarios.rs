@@ -53,12 +53,22 @@ macro_rules! for_each_survivor {
             denied_write_and_execute: "write-or-execute",
             memory_locked_for_the_future: "future-locked",
             process_tree: "tree",
+            children_that_ended: "ended-children",
+            descriptors_of_processes: "process-files",
+            event_loop_of_parent_and_child: "shared-loop",
+            signal_of_a_childs_end: "exit-signal",
         }
     };
 }
 
-/// The scenario that has children, and is captured with them.
-pub const WITH_CHILDREN: &str = "tree";
+/// The scenarios that have children, and are captured with them.
+pub const WITH_CHILDREN: [&str; 5] = [
+    "tree",
+    "ended-children",
+    "process-files",
+    "shared-loop",
+    "exit-signal",
+];
 
 /// Refusals: a name, the scenario, the part of the process that is the cause, and the reason.
 #[macro_export]

@@ -4,11 +4,12 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::files::{self, Kind};
 use super::observed::{Observation, Observed, identity};
 use super::options::CaptureOptions;
-use super::{files, relations};
+use super::relations;
 use crate::error::{Error, Pid, ProcessPart, Refusal};
 use crate::freeze::FrozenThread;
 use crate::observe::{self, Descriptor, Listing, Mapping, Pagemap, Status};
@@ -18,6 +19,8 @@ use crate::sys::{self, FileTable};
 #[derive(Debug)]
 pub struct Checked {
     processes: Vec<Observed>,
+    /// One of them waits for a child that starts a program (vfork(2)), and has its memory so long.
+    is_starting: bool,
 }
 
 impl Checked {
@@ -46,8 +49,12 @@ impl Checked {
     }
 }
 
+/// In the status of a process that ended by a signal: it left a core dump.
+const CORE_DUMPED: i32 = 0x80;
 /// Looks at processes that run, until what is refused in all of them is known.
 const LOOKS: u32 = 5;
+/// The longest time that a child may take to start a program.
+const START_LIMIT: Duration = Duration::from_secs(5);
 /// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -62,9 +69,13 @@ pub fn check(pid: Pid, options: CaptureOptions) -> Result<Checked, Error> {
     }
     // Read now, so that the freeze need not wait for it.
     observe::kernel()?;
+    let began = Instant::now();
     let (mut checked, mut refused) = look(pid, options)?;
     let mut looks = 1;
-    while options.tree && looks < LOOKS && !refused.is_empty() {
+    while options.tree && !refused.is_empty() {
+        if looks >= LOOKS && !(checked.is_starting && began.elapsed() < START_LIMIT) {
+            break;
+        }
         std::thread::sleep(PAUSE);
         let (again, now) = look(pid, options)?;
         refused.retain(|refusal| now.contains(refusal));
@@ -102,8 +113,11 @@ fn look(pid: Pid, options: CaptureOptions) -> Result<(Checked, Vec<Refusal>), Er
             refusals.push(process.refuse(ProcessPart::Thread(*tid), reason));
         }
     }
-    let processes = observed.processes;
-    Ok((Checked { processes }, refusals))
+    let checked = Checked {
+        is_starting: observed.has_vfork(),
+        processes: observed.processes,
+    };
+    Ok((checked, refusals))
 }
 
 /// Finds all that prevents a capture of these processes, except for what only a freeze shows.
@@ -123,13 +137,17 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
             }
         }
         for descriptor in &process.descriptors {
-            if let Err(reason) = files::kind(process.pid, descriptor, options, &observed.outside) {
-                let reason = match descriptor.kind() {
-                    libc::S_IFSOCK => socket(process.pid, descriptor),
-                    _ => reason,
-                };
-                refusals.push(process.refuse(ProcessPart::Descriptor(descriptor.fd), reason));
-            }
+            let kind = files::kind(process.pid, descriptor, options, &observed.outside);
+            let reason = match kind {
+                Ok(Kind::ProcessFile(other)) if !observed.has(other) => format!(
+                    "is a descriptor for process {}, which is not captured with it",
+                    observe::named(other)
+                ),
+                Ok(_) => continue,
+                Err(_) if descriptor.kind() == libc::S_IFSOCK => socket(process.pid, descriptor),
+                Err(reason) => reason,
+            };
+            refusals.push(process.refuse(ProcessPart::Descriptor(descriptor.fd), reason));
         }
     }
     refusals
@@ -218,16 +236,22 @@ fn family(
         refusals.push(process.refuse(ProcessPart::Process, reason));
     }
     for child in process.children.iter().filter(|_| options.tree) {
-        // A zombie: it was not observed, because it has no memory.
+        // Looked at while it ended, or came after the others were looked at.
         if all.iter().all(|other| other.pid != *child) {
-            refusals.push(process.refuse(
-                ProcessPart::Process,
-                format!(
-                    "has a child, {}, that ended and was not waited for",
-                    observe::named(*child)
-                ),
-            ));
+            let reason = format!("has a child, {}, that just ended", observe::named(*child));
+            refusals.push(process.refuse(ProcessPart::Process, reason));
         }
+    }
+    for child in &process.ended {
+        let how = if child.has_threads {
+            "whose main thread has ended, but not its others"
+        } else if child.status & CORE_DUMPED != 0 {
+            "that ended with a core dump and was not waited for"
+        } else {
+            continue;
+        };
+        let reason = format!("has a child, {}, {how}", observe::named(child.pid));
+        refusals.push(process.refuse(ProcessPart::Process, reason));
     }
 }
 

@@ -9,7 +9,7 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, open, tee};
 use nix::sys::stat::Mode;
 use nix::unistd::pipe;
 
-use super::files::{self, Kind};
+use super::files::{self, Kind, borrow};
 use super::observed::Observed;
 use super::options::CaptureOptions;
 use super::outside::Outside;
@@ -123,6 +123,7 @@ impl<'a> Collector<'a> {
                 path: path(),
             },
             Ok(Kind::Special(kind)) => special(pid, open, kind)?,
+            Ok(Kind::ProcessFile(pid)) => What::ProcessFile { pid },
             Ok(Kind::Stdio) => stdio(pid, open.fd)?,
             // Such a descriptor was refused before, and cannot have changed since.
             Err(_) => {
@@ -208,13 +209,6 @@ fn special(pid: Pid, open: &Descriptor, kind: SpecialKind) -> Result<What, Error
             entries: Vec::new(),
         },
     })
-}
-
-/// A descriptor of this process for an open file of another one.
-pub fn borrow(pid: Pid, fd: i32) -> Result<OwnedFd, Error> {
-    let doing = || failed(format!("get fd {fd} of process {pid}"));
-    let process = sys::pidfd_open(pid).map_err(doing())?;
-    sys::pidfd_getfd(process.as_fd(), fd).map_err(doing())
 }
 
 /// Another end of a pipe, to read it.

@@ -1,5 +1,6 @@
 //! Mapped files, and the kinds of open ones.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -7,11 +8,12 @@ use std::path::{Path, PathBuf};
 use super::observed::identity;
 use super::options::CaptureOptions;
 use super::outside::{Outside, special_kind};
-use crate::error::Pid;
+use crate::error::{Error, Pid, failed};
 use crate::image::MappedFile;
 use crate::observe::{self, Descriptor, LockKind, Mapping, PipeId};
 use crate::pages::WINDOWS;
 use crate::special::SpecialKind;
+use crate::sys;
 
 /// The device numbers of those without a state: null, zero, full, random, urandom.
 const STATELESS: [u64; 5] = [
@@ -81,6 +83,8 @@ pub enum Kind {
     Pipe(PipeId),
     NamedPipe(PipeId),
     Special(SpecialKind),
+    /// A descriptor for this process.
+    ProcessFile(Pid),
     Stdio,
 }
 
@@ -101,6 +105,13 @@ fn inherent(pid: Pid, open: &Descriptor, outside: &Outside) -> Result<Kind, Stri
                 observe::named(holder)
             )),
             None => Ok(Kind::Special(kind)),
+        };
+    }
+    if let Some(process) = open.process() {
+        return match process {
+            _ if open.flags & libc::O_EXCL != 0 => Err("is a descriptor for a thread".into()),
+            process if process > 0 => Ok(Kind::ProcessFile(process)),
+            _ => Err("is a descriptor for a process that is gone".into()),
         };
     }
     let by_path = || identity(&open.name) == Some((open.device, open.inode));
@@ -144,4 +155,11 @@ fn pipe(open: &Descriptor, pipe: PipeId, outside: &Outside) -> Result<Kind, Stri
         ));
     }
     Ok(Kind::NamedPipe(pipe))
+}
+
+/// A descriptor of this process for an open file of another one.
+pub fn borrow(pid: Pid, fd: i32) -> Result<OwnedFd, Error> {
+    let doing = || failed(format!("get fd {fd} of process {pid}"));
+    let process = sys::pidfd_open(pid).map_err(doing())?;
+    sys::pidfd_getfd(process.as_fd(), fd).map_err(doing())
 }

@@ -23,8 +23,8 @@ pub use settled::freeze_and_capture;
 use crate::arch::xfeatures;
 use crate::error::{Error, Pid};
 use crate::freeze::Frozen;
-use crate::image::Image;
-use crate::observe;
+use crate::image::{Ended, Image};
+use crate::observe::{self, EndedProcess};
 use crate::pages::PageSink;
 use collector::Collector;
 use confined::Witnesses;
@@ -75,6 +75,9 @@ impl Frozen {
             image.barriers.push(state.barriers);
             state.process.descriptors = files.descriptors(observed)?;
             state.settings.locks = files.locks(observed);
+            let parent = image.processes.len() as u32;
+            let ended = observed.ended.iter().map(|child| ended(child, parent));
+            image.ended.extend(ended);
             image.processes.push(state.process);
             image.settings.push(state.settings);
         }
@@ -93,5 +96,17 @@ impl Frozen {
             rounds = rounds.max(memory::take(process, &of_windows, &mut image.pages, sink)?);
         }
         Ok(Captured { image, rounds })
+    }
+}
+
+fn ended(child: &EndedProcess, parent: u32) -> Ended {
+    Ended {
+        pid: child.pid,
+        parent,
+        group: child.relations.group,
+        session: child.relations.session,
+        name: child.name.clone(),
+        status: child.status,
+        exit_signal: child.exit_signal,
     }
 }

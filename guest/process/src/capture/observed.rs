@@ -6,7 +6,7 @@ use std::path::Path;
 use super::options::CaptureOptions;
 use super::outside::Outside;
 use crate::error::{Error, Pid, ProcessPart, Refusal};
-use crate::observe::{self, Descriptor, Mapping, Relations, Status, Vdso};
+use crate::observe::{self, Descriptor, EndedProcess, Mapping, Relations, Status, Vdso};
 use crate::sys::{self, FileTable};
 
 /// All information of /proc on a process.
@@ -19,7 +19,10 @@ pub struct Observed {
     pub threads: Vec<(Pid, Status)>,
     pub mappings: Vec<Mapping>,
     pub descriptors: Vec<Descriptor>,
+    /// Its children that run.
     pub children: Vec<Pid>,
+    /// Its children that ended and were not waited for.
+    pub ended: Vec<EndedProcess>,
     pub vdso: Option<Vdso>,
 }
 
@@ -37,13 +40,25 @@ impl Observed {
         let mappings = observe::mappings(pid)?;
         let vdso = observe::find_vdso(pid, &mappings)?;
         let descriptors = observe::descriptors(pid)?;
+        let (mut children, mut ended) = (Vec::new(), Vec::new());
+        for child in observe::children(pid)? {
+            match observe::ended(child) {
+                // Its parent has just waited for it.
+                Err(Error::Gone(_)) => {}
+                found => match found? {
+                    Some(child) => ended.push(child),
+                    None => children.push(child),
+                },
+            }
+        }
         Ok(Self {
             pid,
             is_asked,
             threads,
             mappings,
             descriptors,
-            children: observe::children(pid)?,
+            children,
+            ended,
             vdso,
         })
     }
@@ -112,8 +127,38 @@ impl Observation {
         Self::of(processes, options)
     }
 
+    /// True if this is one of the processes, or an ended child of one.
+    pub fn has(&self, pid: Pid) -> bool {
+        let mut processes = self.processes.iter();
+        processes
+            .any(|process| process.pid == pid || process.ended.iter().any(|child| child.pid == pid))
+    }
+
+    /// True if a process waits in vfork(2): it shares its memory with a child of its own, and sleeps
+    /// where nothing can interrupt it.
+    pub fn has_vfork(&self) -> bool {
+        let memory = |shared: &&Common| shared.table == FileTable::Memory;
+        let mut shared = self.common.iter().filter(memory);
+        shared.any(|shared| {
+            let parent = self
+                .processes
+                .iter()
+                .find(|process| process.pid == shared.pid);
+            let waits = |process: &Observed| {
+                let mut threads = process.threads.iter();
+                threads.any(|(_, status)| status.state == 'D')
+                    && process.children.contains(&shared.other)
+            };
+            parent.is_some_and(waits)
+        })
+    }
+
     fn of(processes: Vec<Observed>, options: CaptureOptions) -> Result<Self, Error> {
-        let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
+        let running: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
+        let ended = processes.iter().flat_map(|process| &process.ended);
+        let pids: Vec<Pid> = (running.iter().copied())
+            .chain(ended.map(|child| child.pid))
+            .collect();
         let outside = Outside::look(&processes)?;
         let mut others = observe::all_processes()?;
         others.retain(|other| !pids.contains(other));
@@ -124,7 +169,7 @@ impl Observation {
                 true => followers(&pids, &others),
                 false => Vec::new(),
             },
-            common: common(&pids, &others),
+            common: common(&running, &others),
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 
-use super::collector::borrow;
+use super::files::borrow;
 use super::observed::Observed;
 use crate::error::{Error, Pid, ProcessPart, Refusal, failed};
 use crate::image::{OpenFile, PollEntry, What};

@@ -10,6 +10,10 @@ const SIGNALS: usize = 64;
 const LIMITS_MAX: usize = 16;
 const DESCRIPTOR_MAX: i32 = 1 << 30;
 
+fn is_exit_signal(signal: i32) -> bool {
+    (0..=SIGNALS as i32).contains(&signal)
+}
+
 type Verdict = Result<(), &'static str>;
 
 fn ensure(condition: bool, otherwise: &'static str) -> Verdict {
@@ -42,6 +46,7 @@ impl Image {
             .iter()
             .try_for_each(|file| self.validate_file(file))?;
         self.validate_settings()?;
+        self.validate_ended(&mut numbers)?;
         for pipe in &self.pipes {
             ensure(
                 pipe.held.len() <= pipe.capacity_bytes as usize,
@@ -70,7 +75,8 @@ impl Image {
                 )
             }),
             What::ProcessFile { pid } => ensure(
-                self.processes.iter().any(|process| process.pid == *pid),
+                self.processes.iter().any(|process| process.pid == *pid)
+                    || self.ended.iter().any(|child| child.pid == *pid),
                 "a descriptor of a process has no process",
             ),
         }
@@ -84,6 +90,10 @@ impl Image {
         )?;
         let is_file = |file: u32| (file as usize) < self.files.len();
         for (settings, process) in self.settings.iter().zip(&self.processes) {
+            ensure(
+                is_exit_signal(settings.exit_signal),
+                "an exit signal is none",
+            )?;
             ensure(
                 settings.threads.len() == process.threads.len(),
                 "settings of threads are missing",
@@ -106,7 +116,26 @@ impl Image {
                 "a file that something is attached to is missing",
             )?;
         }
-        ensure(self.ended.is_empty(), "it has ended children")
+        Ok(())
+    }
+
+    fn validate_ended(&self, numbers: &mut HashSet<i32>) -> Verdict {
+        for child in &self.ended {
+            ensure(
+                child.pid > 0 && numbers.insert(child.pid),
+                "an ended child's number is wrong or there twice",
+            )?;
+            let (signal, code) = (child.status & 0xff, child.status >> 8);
+            let exited = signal == 0 && (0..=0xff).contains(&code);
+            let killed = (1..=SIGNALS as i32).contains(&signal) && code == 0;
+            ensure(exited || killed, "an ended child has a status that is none")?;
+            ensure(is_exit_signal(child.exit_signal), "an exit signal is none")?;
+            ensure(
+                (child.parent as usize) < self.processes.len() && child.name.len() < 16,
+                "an ended child has no parent, or too long a name",
+            )?;
+        }
+        Ok(())
     }
 
     fn validate_process(&self, process: &Process) -> Verdict {

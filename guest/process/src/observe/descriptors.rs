@@ -50,6 +50,16 @@ impl Descriptor {
         }
     }
 
+    /// The process that it is a descriptor for (pidfd_open(2)); -1 if that is gone.
+    pub fn process(&self) -> Option<Pid> {
+        let name = self.name.to_str()?;
+        if name != "anon_inode:[pidfd]" && !name.starts_with("pidfd:[") {
+            return None;
+        }
+        let line = self.info.lines().find_map(|line| line.strip_prefix("Pid:"));
+        Some(line.and_then(|line| line.trim().parse().ok()).unwrap_or(-1))
+    }
+
     /// True if it is an end of a pipe that has a path.
     pub fn is_named_pipe(&self) -> bool {
         self.kind() == libc::S_IFIFO && pipe_inode(&self.name).is_none()

@@ -19,8 +19,8 @@ pub use settings::{
 };
 pub use sockets::describe as socket;
 pub use status::{
-    Ids, MemoryLayout, Relations, Status, all_processes, auxv, children, is_zombie, layout, limits,
-    named, program, relations, status, threads,
+    EndedProcess, Ids, MemoryLayout, Relations, Status, all_processes, auxv, children, ended,
+    is_zombie, layout, limits, named, program, relations, status, threads,
 };
 
 use std::io;

@@ -229,9 +229,52 @@ pub fn children(pid: Pid) -> Result<Vec<Pid>, Error> {
 /// True if the process ended and nobody has waited for it.
 pub fn is_zombie(pid: Pid) -> Result<bool, Error> {
     let (_, words) = stat(pid, "stat")?;
-    Ok(words
-        .first()
-        .is_some_and(|state| state == "Z" || state == "X"))
+    Ok(is_over(&words))
+}
+
+/// A process that ended and was not waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedProcess {
+    /// Its number.
+    pub pid: Pid,
+    /// The name of its program.
+    pub name: Vec<u8>,
+    /// Its group and session.
+    pub relations: Relations,
+    /// The signal that its parent got when it ended.
+    pub exit_signal: i32,
+    /// Its status, as of wait(2).
+    pub status: i32,
+    /// Other threads of it run.
+    pub has_threads: bool,
+}
+
+/// Reads what is left of a process. None: it has not ended.
+pub fn ended(pid: Pid) -> Result<Option<EndedProcess>, Error> {
+    let (name, words) = stat(pid, "stat")?;
+    if !is_over(&words) {
+        return Ok(None);
+    }
+    let field = |number: usize| words.get(number - 3)?.parse().ok();
+    let found = || {
+        Some(EndedProcess {
+            pid,
+            name,
+            relations: Relations {
+                group: field(5)?,
+                session: field(6)?,
+            },
+            exit_signal: field(38)?,
+            status: field(52)?,
+            has_threads: field(20)? > 1,
+        })
+    };
+    found().map(Some).ok_or_else(|| unreadable(pid, "stat"))
+}
+
+fn is_over(stat: &[String]) -> bool {
+    stat.first()
+        .is_some_and(|state| state == "Z" || state == "X")
 }
 
 /// The relations of a process that keep numbers of others in use.

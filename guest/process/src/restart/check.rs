@@ -31,6 +31,12 @@ pub fn check(image: &Image, options: &RestartOptions) -> Result<(), Error> {
             refusals.push(refuse(process, ProcessPart::Process, reason));
         }
     }
+    for child in &image.ended {
+        if let Some(how) = in_use.of(child.pid) {
+            let parent = image.processes[child.parent as usize].pid;
+            refusals.push(numbers::refusal(parent, child.pid, &how));
+        }
+    }
     if refusals.is_empty() {
         Ok(())
     } else {

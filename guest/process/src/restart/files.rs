@@ -57,9 +57,8 @@ impl OpenFiles {
                     has_no_errors.insert(index);
                     with_flags(file, sys::poll_set())?
                 }
-                What::ProcessFile { .. } => {
-                    return Err(Error::BadImage("it has a descriptor of a process"));
-                }
+                // Until there are processes.
+                What::ProcessFile { .. } => with_flags(file, sys::event_counter(false))?,
             });
         }
         let opened = Self {
@@ -68,6 +67,16 @@ impl OpenFiles {
         };
         opened.lock(image)?;
         Ok(opened)
+    }
+
+    /// Opens the descriptors for processes, all of which are there now.
+    pub fn open_processes(&mut self, image: &Image) -> Result<(), Error> {
+        for (made, file) in self.files.iter_mut().zip(&image.files) {
+            if let What::ProcessFile { pid } = file.what {
+                *made = with_flags(file, sys::pidfd_open(pid))?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes the locks that are the open files'.

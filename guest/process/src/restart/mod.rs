@@ -7,6 +7,7 @@ mod blank;
 mod check;
 mod credentials;
 mod descriptors;
+mod ended;
 mod fetch;
 mod files;
 mod memory;
@@ -44,9 +45,12 @@ pub fn restart(
     source: &mut dyn PageSource,
 ) -> Result<Restarted, Error> {
     check::check(image, options)?;
-    let files = files::OpenFiles::open(image, options)?;
+    let mut files = files::OpenFiles::open(image, options)?;
     let mut stubs = Stubs::new(image, reserve)?;
     stubs.check_processor()?;
+    stubs.set_groups()?;
+    stubs.end_children()?;
+    files.open_processes(image)?;
     let mut done = Restarted::default();
     let mut sets = PollSets::new(image);
     for stub in stubs.all() {
@@ -57,7 +61,6 @@ pub fn restart(
         barriers::register(stub, image)?;
         threads::start(stub)?;
     }
-    stubs.set_groups()?;
     for stub in stubs.all() {
         descriptors::take_terminal(stub, image)?;
         threads::set(stub)?;

@@ -3,6 +3,7 @@
 
 mod adopts;
 mod harness;
+mod interfaces;
 mod moves;
 #[path = "../proc_view.rs"]
 mod proc_view;

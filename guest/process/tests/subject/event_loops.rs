@@ -31,7 +31,7 @@ fn owned(fd: i32) -> File {
     unsafe { OwnedFd::from_raw_fd(fd) }.into()
 }
 
-fn counter(count: u32, flags: i32) -> File {
+pub fn counter(count: u32, flags: i32) -> File {
     // SAFETY: the call takes numbers only.
     owned(unsafe { libc::eventfd(count, flags) })
 }
@@ -184,10 +184,10 @@ fn signal_files() -> Check {
 }
 
 /// A set of files that are waited for.
-struct PollSet(File);
+pub struct PollSet(File);
 
 impl PollSet {
-    fn new() -> Self {
+    pub fn new() -> Self {
         // SAFETY: the call takes numbers only.
         Self(owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }))
     }
@@ -199,12 +199,12 @@ impl PollSet {
         assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
     }
 
-    fn add(&self, file: &impl AsRawFd, events: u32, data: u64) {
+    pub fn add(&self, file: &impl AsRawFd, events: u32, data: u64) {
         self.control(libc::EPOLL_CTL_ADD, file, events, data);
     }
 
     /// What is ready within so many milliseconds: data and events, in order.
-    fn ready(&self, within_ms: i32) -> Vec<(u64, u32)> {
+    pub fn ready(&self, within_ms: i32) -> Vec<(u64, u32)> {
         // SAFETY: the kernel fills as many of the events as it says.
         let events = unsafe {
             let mut events: [libc::epoll_event; 16] = std::mem::zeroed();

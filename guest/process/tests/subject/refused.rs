@@ -18,6 +18,7 @@ const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 /// Sets one thing up, and keeps it.
 pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
     descriptor(name, fixture)
+        .or_else(|| confined(name))
         .or_else(|| mapping(name, fixture))
         .or_else(|| whole_process(name, fixture))
 }
@@ -72,6 +73,63 @@ fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
         }
         _ => return None,
     })
+}
+
+/// What nobody but the process itself, or a tracer, can tell.
+fn confined(name: &str) -> Option<Check> {
+    Some(match name {
+        "landlock-files" => landlock([1 << 2, 0, 0]),
+        "landlock-network" => landlock([0, 1, 0]),
+        "keys" => keys(),
+        "dispatched-calls" => {
+            const SET_DISPATCH: i32 = 59;
+            // The selector lets all calls pass.
+            let selector: &'static mut u8 = Box::leak(Box::new(0));
+            // SAFETY: the selector lives as long as this process.
+            let set = unsafe {
+                libc::prctl(
+                    SET_DISPATCH,
+                    1usize,
+                    0usize,
+                    0usize,
+                    ptr::from_mut(selector),
+                )
+            };
+            assert_eq!(set, 0);
+            keep(())
+        }
+        _ => return None,
+    })
+}
+
+/// Confines this process: what is given is forbidden to it of files, networks and others.
+fn landlock(forbidden: [u64; 3]) -> Check {
+    // SAFETY: the rules live through the call; the others take numbers only.
+    unsafe {
+        let size = if forbidden[1] == 0 { 8 } else { 16 };
+        let create = libc::SYS_landlock_create_ruleset;
+        let rules = libc::syscall(create, forbidden.as_ptr(), size, 0);
+        assert!(rules >= 0, "landlock: {}", std::io::Error::last_os_error());
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::syscall(libc::SYS_landlock_restrict_self, rules, 0), 0);
+        libc::close(rules as i32);
+    }
+    keep(())
+}
+
+/// A session keyring with a key in it.
+fn keys() -> Check {
+    const JOIN_SESSION: i32 = 1;
+    const SESSION: i32 = -3;
+    // SAFETY: the texts live through the calls.
+    unsafe {
+        let joined = libc::syscall(libc::SYS_keyctl, JOIN_SESSION, ptr::null::<u8>());
+        assert!(joined > 0, "keyctl: {}", std::io::Error::last_os_error());
+        let (kind, name) = (c"user".as_ptr(), c"nvvmm-test".as_ptr());
+        let added = libc::syscall(libc::SYS_add_key, kind, name, name, 4usize, SESSION);
+        assert!(added > 0, "add_key: {}", std::io::Error::last_os_error());
+    }
+    keep(())
 }
 
 /// Kinds of memory.
