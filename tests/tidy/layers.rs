@@ -94,7 +94,7 @@ const LAYERS: &[Layers] = &[
             "threads",
             "attached barriers credentials process timers",
             "memory",
-            "descriptors overlay poll_sets",
+            "descriptors overlay poll_sets socket_pairs",
             "stubs",
             "ended reserve",
             "pin",

@@ -69,6 +69,8 @@ pub fn proc_view(pid: i32) -> ProcView {
         // A pipe has another number.
         let target = if target.starts_with("pipe:") {
             "a pipe".to_owned()
+        } else if target.starts_with("socket:") {
+            "a socket".to_owned()
         } else {
             target
         };

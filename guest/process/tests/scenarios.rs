@@ -54,7 +54,10 @@ macro_rules! for_each_survivor {
             memory_locked_for_the_future: "future-locked",
             process_tree: "tree",
             children_that_ended: "ended-children",
+            pairs_of_sockets: "socket-pairs",
+            pair_of_sockets_of_parent_and_child: "socket-tree",
             descriptors_of_processes: "process-files",
+            children_that_are_stopped: "stopped-child",
             event_loop_of_parent_and_child: "shared-loop",
             signal_of_a_childs_end: "exit-signal",
         }
@@ -62,12 +65,14 @@ macro_rules! for_each_survivor {
 }
 
 /// The scenarios that have children, and are captured with them.
-pub const WITH_CHILDREN: [&str; 5] = [
+pub const WITH_CHILDREN: [&str; 7] = [
     "tree",
     "ended-children",
     "process-files",
     "shared-loop",
     "exit-signal",
+    "socket-tree",
+    "stopped-child",
 ];
 
 /// Refusals: a name, the scenario, the part of the process that is the cause, and the reason.
@@ -76,6 +81,7 @@ macro_rules! for_each_refusal {
     ($each:ident) => {
         $each! {
             connected_socket: "connected-socket", "fd", "is a socket",
+            socket_with_a_name: "named-socket", "fd", "is a socket",
             io_uring: "io-uring", "fd", "io_uring",
             memfd: "memfd", "fd", "is a memfd",
             device_mapping: "device-mapping", "memory at", "is a device",

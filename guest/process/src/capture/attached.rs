@@ -30,7 +30,8 @@ pub fn read(index: u32, open: &Descriptor, copy: BorrowedFd) -> Result<Option<At
         file: index,
         ..Attached::default()
     };
-    Ok((found != nothing).then_some(found))
+    let is_some = found != nothing || open.flags & libc::O_ASYNC != 0;
+    Ok(is_some.then_some(found))
 }
 
 /// A lock of a range of this file.

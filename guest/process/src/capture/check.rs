@@ -64,8 +64,13 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// what they will be. So a refusal counts that is there each time; the capture itself looks again
 /// when all stand still.
 pub fn check(pid: Pid, options: CaptureOptions) -> Result<Checked, Error> {
-    if observe::is_zombie(pid)? {
-        return Err(Error::Gone(pid));
+    if let Some(ended) = observe::ended(pid)? {
+        let reason = match ended.has_threads {
+            true => "has ended its main thread, but not its others",
+            false => "has ended, and its parent has not waited for it",
+        };
+        let refusal = Refusal::new(pid, ProcessPart::Process, reason);
+        return Err(Error::Refused(vec![refusal]));
     }
     // Read now, so that the freeze need not wait for it.
     observe::kernel()?;
@@ -161,12 +166,10 @@ fn socket(pid: Pid, descriptor: &Descriptor) -> String {
 }
 
 impl FrozenThread {
-    /// The refusal of what only a freeze shows.
+    /// The refusal of what only a freeze shows of a thread.
     pub(super) fn refusal(&self, process: &Observed) -> Option<Refusal> {
         let reason = if !self.registers.is_64_bit() {
             "runs 32-bit code"
-        } else if self.group_stopped {
-            "is stopped"
         } else {
             return None;
         };
@@ -258,7 +261,6 @@ fn family(
 fn thread(process: &Observed, tid: Pid, status: &Status, refusals: &mut Vec<Refusal>) {
     let mut refuse = |reason: &str| refusals.push(process.refuse(ProcessPart::Thread(tid), reason));
     match status.state {
-        'T' => refuse("is stopped"),
         'Z' | 'X' => refuse("has ended, but other threads of its process have not"),
         _ => {}
     }

@@ -14,10 +14,10 @@ use super::observed::Observed;
 use super::options::CaptureOptions;
 use super::outside::Outside;
 use super::{attached, poll_sets};
-use crate::error::{Error, Pid, failed};
+use crate::error::{Error, Pid, ProcessPart, failed};
 use crate::image::{Attached, OpenFile, Pipe, ProcessDescriptor, RecordLock, What};
 use crate::observe::{self, Descriptor, LockKind, PipeId};
-use crate::special::{Special, SpecialKind};
+use crate::special::{SocketEnd, SocketPair, Special, SpecialKind};
 use crate::sys;
 
 /// The open files of an image, gathered so far.
@@ -31,6 +31,8 @@ pub struct Collector<'a> {
     /// The file of each descriptor of each process.
     numbers: HashMap<(Pid, i32), u32>,
     pipes: HashMap<PipeId, u32>,
+    /// Pairs of sockets, by the inode numbers of their ends.
+    pairs: Vec<[u64; 2]>,
 }
 
 /// The open files of an image.
@@ -39,6 +41,7 @@ pub struct Collected {
     pub files: Vec<OpenFile>,
     pub pipes: Vec<Pipe>,
     pub attached: Vec<Attached>,
+    pub pairs: Vec<SocketPair>,
 }
 
 impl<'a> Collector<'a> {
@@ -50,6 +53,7 @@ impl<'a> Collector<'a> {
             owners: Vec::new(),
             numbers: HashMap::new(),
             pipes: HashMap::new(),
+            pairs: Vec::new(),
         }
     }
 
@@ -124,6 +128,7 @@ impl<'a> Collector<'a> {
             },
             Ok(Kind::Special(kind)) => special(pid, open, kind)?,
             Ok(Kind::ProcessFile(pid)) => What::ProcessFile { pid },
+            Ok(Kind::SocketEnd(inode)) => self.socket_end(inode)?,
             Ok(Kind::Stdio) => stdio(pid, open.fd)?,
             // Such a descriptor was refused before, and cannot have changed since.
             Err(_) => {
@@ -146,9 +151,65 @@ impl<'a> Collector<'a> {
         *self.pipes.entry(pipe).or_insert(next)
     }
 
+    /// An end of a pair; its pair is numbered by the end that is met first.
+    fn socket_end(&mut self, inode: u64) -> Result<What, Error> {
+        let gone = || Error::BadImage("a socket changed while its process stood still");
+        let end = self.outside.pair_end(inode).ok_or_else(gone)?;
+        let peer = end.peer.ok_or_else(gone)?;
+        if let Some(pair) = self.pairs.iter().position(|ends| ends.contains(&inode)) {
+            let second = self.pairs[pair][1] == inode;
+            return Ok(What::SocketEnd {
+                pair: pair as u32,
+                second,
+            });
+        }
+        self.pairs.push([inode, peer]);
+        Ok(What::SocketEnd {
+            pair: self.pairs.len() as u32 - 1,
+            second: false,
+        })
+    }
+
+    /// The pairs of sockets with what is in them.
+    fn socket_pairs(&self, processes: &[Observed]) -> Result<Vec<SocketPair>, Error> {
+        let mut pairs = vec![SocketPair::default(); self.pairs.len()];
+        let mut refusals = Vec::new();
+        for (file, (owner, open)) in self.files.iter().zip(&self.owners) {
+            let What::SocketEnd { pair, second } = file.what else {
+                continue;
+            };
+            let copy = borrow(*owner, open.fd)?;
+            let inode = self.pairs[pair as usize][usize::from(second)];
+            let known = self.outside.pair_end(inode).copied().unwrap_or_default();
+            let doing = || {
+                failed(format!(
+                    "read the state of fd {} of process {owner}",
+                    open.fd
+                ))
+            };
+            let read = SocketEnd::read(known.kind, known.shut_down, copy.as_fd());
+            match read.map_err(doing())? {
+                Ok(end) => pairs[pair as usize].ends[usize::from(second)] = end,
+                Err(reason) => {
+                    let process = processes.iter().find(|process| process.pid == *owner);
+                    let part = ProcessPart::Descriptor(open.fd);
+                    refusals.extend(process.map(|process| process.refuse(part, reason)));
+                }
+            }
+            let maker = sys::maker(copy.as_fd()).map_err(doing())?;
+            pairs[pair as usize].kind = known.kind;
+            pairs[pair as usize].maker = (maker.pid, maker.user, maker.group);
+        }
+        match refusals.is_empty() {
+            true => Ok(pairs),
+            false => Err(Error::Refused(refusals)),
+        }
+    }
+
     /// The files of these processes, with what is in pipes and poll sets.
     pub fn finish(mut self, processes: &[Observed]) -> Result<Collected, Error> {
         let pipes = self.contents()?;
+        let pairs = self.socket_pairs(processes)?;
         let sets = poll_sets::entries(&self.files, &self.owners, &self.numbers, processes)?;
         for (set, found) in sets {
             self.files[set].what = What::PollSet { entries: found };
@@ -164,6 +225,7 @@ impl<'a> Collector<'a> {
             files: self.files,
             pipes,
             attached: all,
+            pairs,
         })
     }
 

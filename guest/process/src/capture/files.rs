@@ -83,6 +83,8 @@ pub enum Kind {
     Pipe(PipeId),
     NamedPipe(PipeId),
     Special(SpecialKind),
+    /// A socket of a pair, by inode number.
+    SocketEnd(u64),
     /// A descriptor for this process.
     ProcessFile(Pid),
     Stdio,
@@ -106,6 +108,10 @@ fn inherent(pid: Pid, open: &Descriptor, outside: &Outside) -> Result<Kind, Stri
             )),
             None => Ok(Kind::Special(kind)),
         };
+    }
+    let socket = open.socket();
+    if let Some(end) = socket.and_then(|inode| outside.pair_end(inode)) {
+        return Ok(Kind::SocketEnd(end.inode));
     }
     if let Some(process) = open.process() {
         return match process {

@@ -21,7 +21,7 @@ pub use options::CaptureOptions;
 pub use settled::freeze_and_capture;
 
 use crate::arch::xfeatures;
-use crate::error::{Error, Pid};
+use crate::error::{Error, Pid, ProcessPart};
 use crate::freeze::Frozen;
 use crate::image::{Ended, Image};
 use crate::observe::{self, EndedProcess};
@@ -53,6 +53,11 @@ impl Frozen {
         for (frozen, process) in self.processes().iter().zip(&observed.processes) {
             let threads = frozen.threads.iter();
             refusals.extend(threads.filter_map(|thread| thread.refusal(process)));
+            let mut threads = frozen.threads.iter();
+            if threads.any(|thread| thread.group_stopped) && !frozen.is_stopped() {
+                let reason = "is about to stop, or to go on";
+                refusals.push(process.refuse(ProcessPart::Process, reason));
+            }
         }
         if !refusals.is_empty() {
             return Err(Error::Refused(refusals));
@@ -84,7 +89,7 @@ impl Frozen {
         drop(witnesses);
         let collected = files.finish(&observed.processes)?;
         (image.files, image.pipes) = (collected.files, collected.pipes);
-        image.attached = collected.attached;
+        (image.attached, image.pairs) = (collected.attached, collected.pairs);
         image.xfeatures = xfeatures(&image.processes[0].threads[0].xstate);
         let mut rounds = 0;
         for (process, observed) in image.processes.iter_mut().zip(&observed.processes) {

@@ -76,7 +76,10 @@ pub fn state(
         process.threads.push(thread(frozen, status, answers)?);
     }
     let barriers = answers.barriers;
-    let settings = settings(pid, observed, answers)?;
+    let settings = Settings {
+        is_stopped: frozen.is_stopped(),
+        ..settings(pid, observed, answers)?
+    };
     Ok(State {
         process,
         barriers,
@@ -101,10 +104,9 @@ fn settings(pid: Pid, observed: &Observed, answers: Answers) -> Result<Settings,
         merges_memory: answers.merges_memory,
         locks_memory: answers.locks_memory,
         core_filter: observe::core_filter(pid)?,
-        is_stopped: false,
         timers: answers.timers,
-        locks: Vec::new(),
         threads,
+        ..Settings::default()
     })
 }
 

@@ -5,6 +5,7 @@ mod settings;
 mod state;
 mod validate;
 
+pub use crate::special::{EventCounter, Signals, SocketEnd, SocketPair, Special, Timer};
 pub use settings::{Attached, Ended, ProcessTimer, RecordLock, Settings, ThreadSettings};
 pub use state::{
     Advice, AltStack, Credentials, Image, ItimerValue, Mapped, MappedFile, Mapping, OpenFile,

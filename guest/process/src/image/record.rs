@@ -20,8 +20,8 @@ const VERSION_2: u32 = 2;
 /// The oldest version: the state ends before the field `barriers`.
 const VERSION_1: u32 = 1;
 /// The encodings of the lists that an older state lacks: all of them are empty.
-const LACKS_2: [u8; 3] = [0; 3];
-const LACKS_1: [u8; 4] = [0; 4];
+const LACKS_2: [u8; 4] = [0; 4];
+const LACKS_1: [u8; 5] = [0; 5];
 const HEADER_BYTES: usize = 24;
 /// The architecture of images from before this field: x86-64.
 const UNNAMED: u32 = 0;

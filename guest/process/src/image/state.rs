@@ -4,7 +4,7 @@ use super::{Attached, Ended, Settings};
 use crate::arch::Registers;
 use crate::error::Pid;
 use crate::observe::{Ids, Kernel, MemoryLayout};
-use crate::special::Special;
+use crate::special::{SocketPair, Special};
 use crate::sys::Schedule;
 
 /// Processes of one instant, without the content of their pages: the capturer keeps that.
@@ -34,6 +34,8 @@ pub struct Image {
     pub attached: Vec<Attached>,
     /// Children that ended and were not waited for. None in an image of version 1 or 2.
     pub ended: Vec<Ended>,
+    /// Pairs of unix sockets. None in an image of version 1 or 2.
+    pub pairs: Vec<SocketPair>,
 }
 
 impl Image {
@@ -353,6 +355,13 @@ pub enum What {
     PollSet {
         /// What is waited for.
         entries: Vec<PollEntry>,
+    },
+    /// An end of a pair of unix sockets.
+    SocketEnd {
+        /// Index in the image's pairs.
+        pair: u32,
+        /// The second end, not the first.
+        second: bool,
     },
     /// A descriptor for a process of the image (pidfd_open(2)).
     ProcessFile {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::{Image, Mapped, Mapping, OpenFile, Process, Thread, What};
 use crate::arch::{PAGE_BYTES, TASK_END};
+use crate::special::SocketPair;
 
 const SIGINFO_BYTES: usize = 128;
 const SIGNALS: usize = 64;
@@ -45,6 +46,8 @@ impl Image {
         self.files
             .iter()
             .try_for_each(|file| self.validate_file(file))?;
+        let mut faults = self.pairs.iter().filter_map(SocketPair::fault);
+        faults.next().map_or(Ok(()), Err)?;
         self.validate_settings()?;
         self.validate_ended(&mut numbers)?;
         for pipe in &self.pipes {
@@ -74,6 +77,10 @@ impl Image {
                     "a poll set's file is missing",
                 )
             }),
+            What::SocketEnd { pair, .. } => ensure(
+                (*pair as usize) < self.pairs.len(),
+                "a pair of sockets is missing",
+            ),
             What::ProcessFile { pid } => ensure(
                 self.processes.iter().any(|process| process.pid == *pid)
                     || self.ended.iter().any(|child| child.pid == *pid),
@@ -110,6 +117,10 @@ impl Image {
             )?;
         }
         for attached in &self.attached {
+            ensure(
+                attached.owner.is_none_or(|owner| self.has_owner(owner)),
+                "the owner of a file is none of its processes",
+            )?;
             let locks = &attached.record_locks;
             ensure(
                 is_file(attached.file) && locks.iter().all(|lock| lock.file == attached.file),
@@ -117,6 +128,16 @@ impl Image {
             )?;
         }
         Ok(())
+    }
+
+    /// True if this type and number are those of a thread, process or group of the image.
+    fn has_owner(&self, (kind, number): (i32, i32)) -> bool {
+        self.processes.iter().any(|process| match kind {
+            0 => process.threads.iter().any(|thread| thread.tid == number),
+            1 => process.pid == number,
+            2 => process.pid == number && process.group == number,
+            _ => false,
+        })
     }
 
     fn validate_ended(&self, numbers: &mut HashSet<i32>) -> Verdict {

@@ -107,6 +107,11 @@ impl Remote {
         self.park(&self.base.going_on_at(address), ALL_SIGNALS)
     }
 
+    /// Blocks every signal again, after [`Remote::wait_for_signals`].
+    pub fn block_signals(&self) -> Result<(), Error> {
+        sys::set_signal_mask(self.tid, ALL_SIGNALS).map_err(lost(self.tid))
+    }
+
     /// Leaves the thread stopped, to run from that address on with no signal blocked.
     pub fn wait_for_signals(&self, address: u64) -> Result<(), Error> {
         self.park(&self.base.going_on_at(address), 0)

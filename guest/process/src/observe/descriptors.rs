@@ -60,6 +60,11 @@ impl Descriptor {
         Some(line.and_then(|line| line.trim().parse().ok()).unwrap_or(-1))
     }
 
+    /// The inode number, if it is a socket.
+    pub fn socket(&self) -> Option<u64> {
+        socket_inode(&self.name)
+    }
+
     /// True if it is an end of a pipe that has a path.
     pub fn is_named_pipe(&self) -> bool {
         self.kind() == libc::S_IFIFO && pipe_inode(&self.name).is_none()
@@ -67,11 +72,16 @@ impl Descriptor {
 }
 
 fn pipe_inode(name: &Path) -> Option<u64> {
-    name.to_str()?
-        .strip_prefix("pipe:[")?
-        .strip_suffix(']')?
-        .parse()
-        .ok()
+    inode_of(name, "pipe:[")
+}
+
+fn socket_inode(name: &Path) -> Option<u64> {
+    inode_of(name, "socket:[")
+}
+
+fn inode_of(name: &Path, prefix: &str) -> Option<u64> {
+    let inode = name.to_str()?.strip_prefix(prefix)?.strip_suffix(']')?;
+    inode.parse().ok()
 }
 
 /// The open descriptors of a process, by number.
@@ -128,6 +138,8 @@ pub struct OpenElsewhere {
     pub pipes: Vec<(Pid, PipeId)>,
     /// Files without a path: process, number, and target of the link in /proc.
     pub anonymous: Vec<(Pid, i32, String)>,
+    /// Sockets: process and inode number.
+    pub sockets: Vec<(Pid, u64)>,
 }
 
 /// Looks for ends of these pipes in other processes, and for files without a path.
@@ -151,6 +163,10 @@ pub fn open_elsewhere(pipes: &HashSet<PipeId>, besides: &[Pid]) -> Result<OpenEl
                 let number = link.file_name().to_str().and_then(|name| name.parse().ok());
                 let file = number.map(|number| (pid, number, text.into_owned()));
                 found.anonymous.extend(file);
+                continue;
+            }
+            if let Some(inode) = socket_inode(&name) {
+                found.sockets.push((pid, inode));
                 continue;
             }
             let pipe = match pipe_inode(&name) {

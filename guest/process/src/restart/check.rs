@@ -192,6 +192,7 @@ fn open(
             | What::PipeEnd { .. }
             | What::Special(_)
             | What::PollSet { .. }
+            | What::SocketEnd { .. }
             | What::ProcessFile { .. } => continue,
         };
         refusals.push(refuse(

@@ -1,4 +1,4 @@
-//! Children that ended and were not waited for.
+//! Children that ended and were not waited for, and processes that were stopped.
 
 use super::blank::{self, Blank};
 use crate::error::{Error, failed};
@@ -25,14 +25,22 @@ pub fn end(child: &Ended, blank: &Blank) -> Result<(), Error> {
     kill(child.pid, child.status, blank)
 }
 
+/// Stops a process that has one thread.
+pub fn stop(blank: &Blank) -> Result<(), Error> {
+    kill(blank.leader.tid(), libc::SIGSTOP, blank)
+}
+
 fn kill(pid: i32, signal: i32, blank: &Blank) -> Result<(), Error> {
-    let doing = || failed(format!("end process {pid} by signal {signal}"));
+    let doing = || failed(format!("send process {pid} the signal {signal}"));
     blank.leader.wait_for_signals(blank.workspace.idle())?;
     sys::kill(pid, signal).map_err(doing())?;
     sys::continue_with(pid, 0).map_err(doing())?;
     loop {
         match sys::wait_stop(pid).map_err(doing())? {
             Waited::Ended => return Ok(()),
+            Waited::Stopped(sys::Stop::Trap { signal: found }) if found == signal => {
+                return blank.leader.block_signals();
+            }
             Waited::Stopped(sys::Stop::Signal(found)) => {
                 sys::continue_with(pid, found).map_err(doing())?;
             }

@@ -23,6 +23,8 @@ pub struct OpenFiles {
     files: Vec<OwnedFd>,
     /// Those that a poll set cannot see an error or hang-up of.
     has_no_errors: HashSet<u32>,
+    /// Those that take the place of standard streams.
+    replaced: HashSet<u32>,
 }
 
 impl OpenFiles {
@@ -39,7 +41,7 @@ impl OpenFiles {
             pipes.push(FilledPipe::new(pipe, name)?);
         }
         let mut files = Vec::new();
-        let mut has_no_errors = HashSet::new();
+        let (mut has_no_errors, mut replaced) = (HashSet::new(), HashSet::new());
         for (index, file) in (0..).zip(&image.files) {
             files.push(match &file.what {
                 What::File { path, identity, .. } => {
@@ -48,7 +50,10 @@ impl OpenFiles {
                 What::Device { path, .. } => by_path(file, path, None)?,
                 What::PipeEnd { pipe, .. } => pipes[*pipe as usize].end(file, None)?,
                 What::NamedPipe { pipe, path } => pipes[*pipe as usize].end(file, Some(path))?,
-                What::Stdio { stream, terminal } => stdio(options, *stream, terminal.as_deref())?,
+                What::Stdio { stream, terminal } => {
+                    replaced.insert(index);
+                    stdio(options, *stream, terminal.as_deref())?
+                }
                 What::Special(state) => {
                     has_no_errors.insert(index);
                     with_flags(file, state.make())?
@@ -58,12 +63,15 @@ impl OpenFiles {
                     with_flags(file, sys::poll_set())?
                 }
                 // Until there are processes.
-                What::ProcessFile { .. } => with_flags(file, sys::event_counter(false))?,
+                What::ProcessFile { .. } | What::SocketEnd { .. } => {
+                    with_flags(file, sys::event_counter(false))?
+                }
             });
         }
         let opened = Self {
             files,
             has_no_errors,
+            replaced,
         };
         opened.lock(image)?;
         Ok(opened)
@@ -74,6 +82,23 @@ impl OpenFiles {
         for (made, file) in self.files.iter_mut().zip(&image.files) {
             if let What::ProcessFile { pid } = file.what {
                 *made = with_flags(file, sys::pidfd_open(pid))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the ends of a pair of sockets where they belong.
+    pub fn put_sockets(
+        &mut self,
+        image: &Image,
+        index: u32,
+        made: &[OwnedFd; 2],
+    ) -> Result<(), Error> {
+        for (place, file) in self.files.iter_mut().zip(&image.files) {
+            if let What::SocketEnd { pair, second } = file.what
+                && pair == index
+            {
+                *place = with_flags(file, made[usize::from(second)].try_clone())?;
             }
         }
         Ok(())
@@ -111,6 +136,11 @@ impl OpenFiles {
             }
         }
         Ok(())
+    }
+
+    /// True if a file takes the place of a standard stream.
+    pub fn is_replaced(&self, file: u32) -> bool {
+        self.replaced.contains(&file)
     }
 
     /// True if neither errors nor hang-ups can come from a file.

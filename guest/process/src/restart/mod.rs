@@ -19,6 +19,7 @@ mod pipes;
 mod poll_sets;
 mod process;
 mod reserve;
+mod socket_pairs;
 mod stubs;
 mod threads;
 mod timers;
@@ -50,7 +51,9 @@ pub fn restart(
     stubs.check_processor()?;
     stubs.set_groups()?;
     stubs.end_children()?;
+    stubs.stop()?;
     files.open_processes(image)?;
+    socket_pairs::make(&mut stubs, image, &mut files)?;
     let mut done = Restarted::default();
     let mut sets = PollSets::new(image);
     for stub in stubs.all() {

@@ -78,25 +78,31 @@ const O_CLOEXEC: u64 = libc::O_CLOEXEC as u64;
 
 /// Adds one entry; one that had fired is made to fire.
 fn add(stub: &Stub, files: &OpenFiles, set: u64, entry: &PollEntry) -> Result<(), Error> {
-    let control = |op: libc::c_int, events: u32| {
+    let is_replaced = files.is_replaced(entry.file);
+    let add_for = |events: u32| {
         // struct epoll_event is packed on x86-64: the events, then the data.
         let mut bytes = events.to_le_bytes().to_vec();
         bytes.extend(entry.data.to_le_bytes());
         let address = stub.put(&bytes)?;
-        let arguments = [set, op as u64, entry.fd as u64, address];
-        stub.call("add to an epoll", libc::SYS_epoll_ctl, &arguments)
+        let arguments = [set, libc::EPOLL_CTL_ADD as u64, entry.fd as u64, address];
+        match stub.leader().try_call(libc::SYS_epoll_ctl, &arguments)? {
+            // What takes the place of a standard stream, such as /dev/null, may be no file that
+            // can be waited for.
+            Err(error) if is_replaced && error.raw_os_error() == Some(libc::EPERM) => Ok(()),
+            done => done.map(drop).map_err(failed("add to an epoll")),
+        }
     };
     let has_fired = entry.events & !FLAGS == 0 && entry.events & ONE_SHOT != 0;
     // Files with a state of their own have no errors and no hang-ups, which alone are waited for
     // in an entry without events.
     if !has_fired || files.has_no_errors(entry.file) {
-        return control(libc::EPOLL_CTL_ADD, entry.events).map(drop);
+        return add_for(entry.events);
     }
-    control(libc::EPOLL_CTL_ADD, entry.events | ANY)?;
+    add_for(entry.events | ANY)?;
     let room = stub.put(&[0; 12])?;
     let arguments = [set, room, 1, 0];
     let fired = stub.call("wait for an epoll", libc::SYS_epoll_wait, &arguments)?;
-    if fired != 1 {
+    if fired != 1 && !is_replaced {
         let source = std::io::ErrorKind::WouldBlock.into();
         return Err(failed::<std::io::Error>(format!(
             "make the one-shot entry for fd {} fire again",

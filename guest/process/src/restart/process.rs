@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 
 use super::check::path;
 use super::fetch::Fetch;
-use super::stubs::Stub;
+use super::stubs::{Stub, signal_of};
 use crate::error::{Error, failed};
 use crate::image::{ItimerValue, SignalAction};
 use crate::observe;
@@ -153,10 +153,4 @@ pub fn set_limits(stub: &Stub) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// The number of the signal that a siginfo_t is about.
-pub fn signal_of(info: &[u8]) -> u64 {
-    info.first_chunk()
-        .map_or(0, |bytes| u32::from_le_bytes(*bytes).into())
 }

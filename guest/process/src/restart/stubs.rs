@@ -15,6 +15,12 @@ use super::{ended, numbers};
 
 const SIGSET_BYTES: u64 = 8;
 
+/// The number of the signal that a siginfo_t is about.
+pub fn signal_of(info: &[u8]) -> u64 {
+    info.first_chunk()
+        .map_or(0, |bytes| u32::from_le_bytes(*bytes).into())
+}
+
 /// A process that is being made.
 #[derive(Debug)]
 pub struct Stub<'a> {
@@ -240,6 +246,30 @@ impl<'a> Stubs<'a> {
             parent.call("have children kept", libc::SYS_rt_sigaction, &arguments)?;
             ended::end(child, &blank).inspect_err(|_| blank::end(child.pid))?;
             ended::forget_signal(&parent.blank, child.exit_signal)?;
+        }
+        Ok(())
+    }
+
+    /// Stops those that were stopped. They make system calls all the same, and stay stopped when
+    /// they are released. Each has one thread so far, as all threads must stop.
+    pub fn stop(&self) -> Result<(), Error> {
+        for stub in &self.stubs {
+            if !stub.settings.is_some_and(|settings| settings.is_stopped) {
+                continue;
+            }
+            ended::stop(&stub.blank)?;
+            let Some(parent) = stub.process.parent else {
+                continue;
+            };
+            let parent = &self.stubs[parent as usize];
+            ended::forget_signal(&parent.blank, libc::SIGCHLD)?;
+            // A parent that has yet to hear of it has yet to see it, too.
+            let mut pending = parent.process.pending.iter();
+            if pending.all(|info| signal_of(info) != libc::SIGCHLD as u64) {
+                let how = (libc::WUNTRACED | libc::WNOHANG | libc::__WALL) as u64;
+                let arguments = [stub.process.pid as u64, 0, how, 0];
+                parent.call("see that a child stopped", libc::SYS_wait4, &arguments)?;
+            }
         }
         Ok(())
     }

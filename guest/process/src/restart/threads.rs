@@ -1,8 +1,8 @@
 //! Threads of a stub.
 
 use super::credentials;
-use super::process::{set_limits, signal_of};
-use super::stubs::{Stub, StubThread};
+use super::process::set_limits;
+use super::stubs::{Stub, StubThread, signal_of};
 use crate::error::{Error, failed};
 use crate::image::{Thread, ThreadSettings};
 use crate::observe;

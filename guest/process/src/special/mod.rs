@@ -7,11 +7,13 @@
 mod event_counter;
 mod poll_set;
 mod signals;
+mod socket_pair;
 mod timer;
 
 pub use event_counter::EventCounter;
 pub use poll_set::{Entry, entries};
 pub use signals::Signals;
+pub use socket_pair::{SocketEnd, SocketPair};
 pub use timer::Timer;
 
 use std::io;

@@ -5,6 +5,7 @@ mod process;
 mod ptrace;
 mod special;
 mod terminal;
+mod unix_sockets;
 
 pub use process::{
     FileTable, OWNER_GROUP, OWNER_THREAD, Schedule, WITNESS_NAME, affinity, can_flush_l1d,
@@ -22,6 +23,10 @@ pub use special::{
     timer_left, watches,
 };
 pub use terminal::{set_terminal_modes, terminal_modes};
+pub use unix_sockets::{
+    Maker, UnixSocket, maker, peek_stream, send_all, set_socket_option, shut_down, socket_option,
+    unix_sockets,
+};
 
 use std::io;
 

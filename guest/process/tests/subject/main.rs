@@ -15,6 +15,7 @@ mod refused;
 mod registers;
 mod settings;
 mod signals;
+mod sockets;
 mod syscalls;
 mod threads;
 
@@ -69,6 +70,7 @@ fn run(name: &str, directory: PathBuf) {
         files::scenario,
         event_loops::scenario,
         settings::scenario,
+        sockets::scenario,
         identity::scenario,
         registers::scenario,
         syscalls::scenario,

@@ -14,6 +14,7 @@ pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
         "process-files" => process_files(fixture),
         "shared-loop" => shared_loop(fixture),
         "exit-signal" => exit_signal(fixture),
+        "stopped-child" => stopped_child(),
         _ => return None,
     })
 }
@@ -286,5 +287,48 @@ fn exit_signal(fixture: &Fixture) -> Check {
             assert_eq!(libc::waitpid(child, &mut status, libc::__WALL), child);
         }
         assert_eq!(libc::WEXITSTATUS(status), 5);
+    })
+}
+
+/// A child with two threads that is stopped. Its parent has seen that, and does not see it again.
+fn stopped_child() -> Check {
+    use std::sync::atomic::Ordering::SeqCst;
+    // SAFETY: the handler only counts.
+    unsafe {
+        let handler = count_signal as extern "C" fn(libc::c_int);
+        libc::signal(libc::SIGCHLD, handler as libc::sighandler_t);
+    }
+    let child = fork(|| {
+        let other = std::thread::spawn(|| {
+            // SAFETY: the call takes numbers only.
+            unsafe { libc::kill(libc::getpid(), libc::SIGSTOP) };
+            9
+        });
+        other.join().expect("a thread")
+    });
+    let seen = |how: i32| {
+        let mut status = 0;
+        // SAFETY: status is a place for the answer.
+        let found = unsafe { libc::waitpid(child, &mut status, how) };
+        (found, status)
+    };
+    let (found, status) = seen(libc::WUNTRACED);
+    assert!(found == child && libc::WIFSTOPPED(status), "{status:#x}");
+    while SEEN.load(SeqCst) < 1 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Box::new(move || {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let state = std::fs::read_to_string(format!("/proc/{child}/status")).expect("a child");
+        assert!(state.contains("State:\tT (stopped)"), "it runs: {state}");
+        assert_eq!(
+            seen(libc::WUNTRACED | libc::WNOHANG).0,
+            0,
+            "it is seen again"
+        );
+        assert_eq!(SEEN.load(SeqCst), 1, "its parent was told again");
+        // SAFETY: the call takes numbers only.
+        assert_eq!(unsafe { libc::kill(child, libc::SIGCONT) }, 0);
+        assert_eq!(wait(child), 9);
     })
 }

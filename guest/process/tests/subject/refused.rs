@@ -4,7 +4,7 @@ use std::fs::{File, Permissions};
 use std::io::{Read, Write, pipe};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::ptr;
@@ -26,7 +26,21 @@ pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
 /// Things that have a file descriptor.
 fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
     Some(match name {
-        "connected-socket" => keep(UnixStream::pair().expect("sockets")),
+        "connected-socket" => {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            let address = listener.local_addr().expect("an address");
+            keep((
+                std::net::TcpStream::connect(address).expect("a socket"),
+                listener,
+            ))
+        }
+        "named-socket" => {
+            let listener = UnixListener::bind(fixture.path("socket")).expect("a socket");
+            keep((
+                UnixStream::connect(fixture.path("socket")).expect("a socket"),
+                listener,
+            ))
+        }
         "io-uring" => keep(io_uring()),
         "memfd" => {
             // SAFETY: the name lives through the call.
