@@ -134,8 +134,8 @@ impl Observation {
             .any(|process| process.pid == pid || process.ended.iter().any(|child| child.pid == pid))
     }
 
-    /// True if a process waits in vfork(2): it shares its memory with a child of its own, and sleeps
-    /// where nothing can interrupt it.
+    /// True if a process waits in vfork(2): it shares its memory with a child of its own, and
+    /// sleeps where nothing can interrupt it.
     pub fn has_vfork(&self) -> bool {
         let memory = |shared: &&Common| shared.table == FileTable::Memory;
         let mut shared = self.common.iter().filter(memory);

@@ -437,7 +437,7 @@ fn what_came_with_version_3_is_refused_where_it_makes_no_sense() {
         "an ended child has a status that is none"
     );
     assert_eq!(
-        refused(|image| image.ended[0].pid = 7),
+        refused(|image| image.ended.push(image.ended[0].clone())),
         "an ended child's number is wrong or there twice"
     );
     assert_eq!(

@@ -37,7 +37,10 @@ fn maker_of<'a, 'i>(
     index: u32,
     pair: &SocketPair,
 ) -> Result<&'a Stub<'i>, Error> {
-    let is_end = |file: u32| matches!(image.files[file as usize].what, What::SocketEnd { pair, .. } if pair == index);
+    let is_end = |file: u32| {
+        let what = &image.files[file as usize].what;
+        matches!(what, What::SocketEnd { pair, .. } if *pair == index)
+    };
     let has_it = |stub: &Stub| {
         let mut descriptors = stub.process.descriptors.iter();
         descriptors.any(|descriptor| is_end(descriptor.file))

@@ -24,7 +24,7 @@ pub use special::{
 };
 pub use terminal::{set_terminal_modes, terminal_modes};
 pub use unix_sockets::{
-    Maker, UnixSocket, maker, peek_stream, send_all, set_socket_option, shut_down, socket_option,
+    UnixSocket, maker, peek_stream, send_all, set_socket_option, shut_down, socket_option,
     unix_sockets,
 };
 

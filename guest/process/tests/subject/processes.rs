@@ -137,22 +137,30 @@ fn ended_children(fixture: &Fixture) -> Check {
         let handler = count_signal as extern "C" fn(libc::c_int);
         libc::signal(libc::SIGCHLD, handler as libc::sighandler_t);
     }
+    // Two signals at once would be one.
+    let ends = |pid: i32, seen: u32| {
+        wait_for_end(pid);
+        while SEEN.load(SeqCst) < seen {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    };
     let exited = fork(|| 7);
+    ends(exited, 1);
     let killed = fork(|| {
         loop {
             // SAFETY: the call takes nothing.
             unsafe { libc::pause() };
         }
     });
-    // SAFETY: the calls take numbers only.
-    let leader = unsafe {
-        libc::kill(killed, libc::SIGTERM);
-        fork(|| {
-            libc::setpgid(0, 0);
-            0
-        })
-    };
-    wait_for_end(leader);
+    // SAFETY: the call takes numbers only.
+    unsafe { libc::kill(killed, libc::SIGTERM) };
+    ends(killed, 2);
+    let leader = fork(|| {
+        // SAFETY: the call takes numbers only.
+        unsafe { libc::setpgid(0, 0) };
+        0
+    });
+    ends(leader, 3);
     let go = fixture.path("go");
     let member = fork(|| {
         // SAFETY: the call takes numbers only.
@@ -163,12 +171,6 @@ fn ended_children(fixture: &Fixture) -> Check {
         i32::from(unsafe { libc::getpgid(0) } == leader)
     });
     wait_for(&fixture.path("member"));
-    for child in [exited, killed] {
-        wait_for_end(child);
-    }
-    while SEEN.load(SeqCst) < 3 {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
     Box::new(move || {
         let status = status_of(killed);
         assert!(libc::WIFSIGNALED(status), "{status:#x}");
@@ -306,7 +308,7 @@ fn stopped_child() -> Check {
         });
         other.join().expect("a thread")
     });
-    let seen = |how: i32| {
+    let seen = move |how: i32| {
         let mut status = 0;
         // SAFETY: status is a place for the answer.
         let found = unsafe { libc::waitpid(child, &mut status, how) };

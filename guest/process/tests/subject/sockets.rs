@@ -37,7 +37,7 @@ fn maker(socket: &impl AsRawFd) -> [u32; 3] {
     maker
 }
 
-/// Streams with bytes both ways, more than a buffer usually has, shut down in one direction, with
+/// Streams with bytes both ways, in pieces until there is no room, shut down in one direction, with
 /// time limits; packets; a set that waits for one of them.
 fn socket_pairs() -> Check {
     let bytes = |count: usize| (0..count).map(|at| (at * 7) as u8).collect::<Vec<u8>>();
@@ -75,8 +75,6 @@ fn socket_pairs() -> Check {
         let mut many = vec![0; 5000];
         left.read_exact(&mut many).expect("bytes");
         assert!(many == bytes(5000), "it has other bytes");
-        let error = full.write(&bytes(200_000)).expect_err("it is full");
-        assert_eq!(error.kind(), ErrorKind::WouldBlock);
         let mut all = vec![0; written];
         reads.read_exact(&mut all).expect("bytes");
         assert!(
