@@ -1,4 +1,4 @@
-//! What an open file has beside its kind: an owner for signals, and locks.
+//! Properties of an open file beside its kind: an owner for signals, and locks.
 
 use std::os::fd::BorrowedFd;
 

@@ -13,7 +13,7 @@ const OF_SERVICE: &[u8] = b";invocation_id\0";
 /// Keyrings that belong to a thread and to a process alone.
 const OWN: [i32; 2] = [-1, -2];
 const SESSION: i32 = -3;
-/// What every process of a user has anyway.
+/// Keyrings that every process of a user has anyway.
 const OF_USER: [i32; 2] = [-4, -5];
 
 /// True if a process has keys that are not its user's. `room` is a page of its memory.

@@ -17,7 +17,7 @@ pub struct Settings {
     pub merges_memory: bool,
     /// Flags of mlockall(2) for memory to come.
     pub locks_memory: i32,
-    /// What a core dump has (/proc/PID/coredump_filter).
+    /// Content of a core dump (/proc/PID/coredump_filter).
     pub core_filter: Option<u32>,
     /// A signal has stopped it.
     pub is_stopped: bool,
@@ -50,7 +50,7 @@ pub struct ProcessTimer {
     pub id: i32,
     /// Its clock.
     pub clock: i32,
-    /// How it tells that it expired: `sigev_notify`.
+    /// Way to tell that it expired: `sigev_notify`.
     pub notify: i32,
     /// The signal that it sends.
     pub signal: i32,
@@ -77,12 +77,12 @@ pub struct RecordLock {
     pub len_bytes: u64,
 }
 
-/// What an open file has beside its kind, flags and offset.
+/// Properties of an open file beside its kind, flags and offset.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attached {
     /// Index in the image's open files.
     pub file: u32,
-    /// Who gets signals of it (F_SETOWN_EX): the type and the number.
+    /// Receiver of its signals (F_SETOWN_EX): the type and the number.
     pub owner: Option<(i32, Pid)>,
     /// The signal that is sent in place of SIGIO (F_SETSIG).
     pub signal: i32,

@@ -30,7 +30,7 @@ pub struct Image {
     pub barriers: Vec<Option<u32>>,
     /// Further settings of each process, in their order. Empty in an image of version 1 or 2.
     pub settings: Vec<Settings>,
-    /// What some of the open files have beside their kind. None in an image of version 1 or 2.
+    /// Owners and locks of some of the open files. None in an image of version 1 or 2.
     pub attached: Vec<Attached>,
     /// Children that ended and were not waited for. None in an image of version 1 or 2.
     pub ended: Vec<Ended>,
@@ -353,7 +353,7 @@ pub enum What {
     Special(Special),
     /// A set of files that are waited for, of epoll(7).
     PollSet {
-        /// What is waited for.
+        /// Its entries.
         entries: Vec<PollEntry>,
     },
     /// An end of a pair of unix sockets.

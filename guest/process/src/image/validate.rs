@@ -89,7 +89,7 @@ impl Image {
         }
     }
 
-    /// What came with version 3.
+    /// Checks the lists that came with version 3.
     fn validate_settings(&self) -> Verdict {
         ensure(
             self.settings.is_empty() || self.settings.len() == self.processes.len(),

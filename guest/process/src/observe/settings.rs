@@ -10,7 +10,7 @@ pub struct NamedTimer {
     pub id: i32,
     /// Its clock.
     pub clock: i32,
-    /// How it tells that it expired: `sigev_notify`.
+    /// Way to tell that it expired: `sigev_notify`.
     pub notify: i32,
     /// The signal that it sends.
     pub signal: i32,
@@ -62,7 +62,7 @@ pub(super) fn parse_timers(text: &str) -> Option<Vec<NamedTimer>> {
     Some(found)
 }
 
-/// What a core dump of the process has. None: the kernel makes none.
+/// Content of a core dump of the process. None: the kernel makes none.
 pub fn core_filter(pid: Pid) -> Result<Option<u32>, Error> {
     match read_text(pid, "coredump_filter") {
         Ok(text) => u32::from_str_radix(text.trim(), 16)
@@ -90,7 +90,7 @@ pub fn locked_bytes(pid: Pid) -> Result<u64, Error> {
 
 /// True if a thread may have asked for less speculation of the processor.
 pub fn asked_for_speculation(tid: Pid) -> Result<bool, Error> {
-    /// What the kernel says of a thread that has not asked, or had no choice.
+    /// The kernel's words about a thread that has not asked, or had no choice.
     const USUAL: [&str; 10] = [
         "unknown",
         "unsupported",

@@ -50,7 +50,7 @@ pub struct Status {
     pub session: Pid,
     /// The signal that its parent gets when it ends.
     pub exit_signal: i32,
-    /// It writes for others back to disks (PR_SET_IO_FLUSHER).
+    /// True if it writes back to disks for others (PR_SET_IO_FLUSHER).
     pub is_flusher: bool,
 }
 

@@ -1,5 +1,5 @@
-//! What open files have beside their kind, as far as a process must set it itself: locks of ranges,
-//! and who gets signals.
+//! Owners and locks of open files, as far as a process must set them itself: locks of ranges, and
+//! receivers of signals.
 
 use super::files::refuse_lock;
 use super::stubs::Stub;

@@ -38,7 +38,7 @@ const OPTIONS: [(i32, usize); 15] = [
 pub struct SocketPair {
     /// SOCK_STREAM and so on.
     pub kind: i32,
-    /// Who made it: process, user, group (SO_PEERCRED).
+    /// Its maker: process, user, group (SO_PEERCRED).
     pub maker: (i32, u32, u32),
     /// Its ends.
     pub ends: [SocketEnd; 2],

@@ -26,9 +26,9 @@ pub struct UnixSocket {
     pub inode: u64,
     /// SOCK_STREAM and so on.
     pub kind: i32,
-    /// It is connected.
+    /// True if it is connected.
     pub connected: bool,
-    /// It has an address.
+    /// True if it has an address.
     pub named: bool,
     /// The inode number of the socket that it is connected to.
     pub peer: Option<u64>,
@@ -36,7 +36,7 @@ pub struct UnixSocket {
     pub shut_down: u8,
 }
 
-/// Who made a pair of sockets (`struct ucred`).
+/// Maker of a pair of sockets (`struct ucred`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Maker {
     pub pid: i32,

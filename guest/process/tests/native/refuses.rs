@@ -57,7 +57,7 @@ macro_rules! refuses {
 
 for_each_refusal!(refuses);
 
-/// What only shows when the process stands still: the check before finds nothing.
+/// Refuses a state that shows only when the process stands still: the check before finds nothing.
 fn refused_when_it_stands_still(scenario: &str, reason: &str) {
     if !can_run() {
         return;

@@ -1,4 +1,4 @@
-//! What event loops are made of: eventfd, timerfd, signalfd, epoll, timers of the process.
+//! Parts of event loops: eventfd, timerfd, signalfd, epoll, timers of the process.
 
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
@@ -203,7 +203,7 @@ impl PollSet {
         self.control(libc::EPOLL_CTL_ADD, file, events, data);
     }
 
-    /// What is ready within so many milliseconds: data and events, in order.
+    /// Files that are ready within so many milliseconds: data and events, in order.
     pub fn ready(&self, within_ms: i32) -> Vec<(u64, u32)> {
         // SAFETY: the kernel fills as many of the events as it says.
         let events = unsafe {

@@ -89,7 +89,7 @@ fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
     })
 }
 
-/// What nobody but the process itself, or a tracer, can tell.
+/// Confinement and keys, which nobody but the process itself, or a tracer, can tell.
 fn confined(name: &str) -> Option<Check> {
     Some(match name {
         "landlock-files" => landlock([1 << 2, 0, 0]),

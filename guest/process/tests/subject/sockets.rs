@@ -18,7 +18,7 @@ pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
     })
 }
 
-/// Who made the pair, by the kernel.
+/// The maker of the pair, by the kernel.
 fn maker(socket: &impl AsRawFd) -> [u32; 3] {
     let mut maker = [0u32; 3];
     let mut len = size_of_val(&maker) as libc::socklen_t;
