@@ -2,6 +2,7 @@
 //! without it, it says so and fails where `NVVMM_REQUIRE_ROOT` is set.
 
 mod adopts;
+mod event_loops;
 mod harness;
 mod interfaces;
 mod moves;

@@ -57,7 +57,7 @@ fn outcome(directory: &Path) -> (Vec<u8>, String) {
 }
 
 /// Runs a program to its end, once as usual and once through captures and restarts.
-fn goes_on(program: &[&str], input: &[u8]) {
+pub fn goes_on(program: &[&str], input: &[u8]) {
     if !can_run() {
         return;
     }
@@ -140,14 +140,4 @@ fn sqlite_in_the_middle_of_a_workload() {
 #[test]
 fn xz_with_two_threads() {
     goes_on(&workloads::XZ, &workloads::text(8 << 20));
-}
-
-#[test]
-fn asyncio_with_tasks_sockets_and_threads() {
-    goes_on(&["/usr/bin/python3", "-c", &workloads::asyncio(600)], b"");
-}
-
-#[test]
-fn node_with_timers_and_a_pool_of_threads() {
-    goes_on(&["node", "-e", &workloads::node(1500)], b"");
 }
