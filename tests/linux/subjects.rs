@@ -61,7 +61,7 @@ impl Subject {
     }
 
     fn snapshot(&self, host: &Host, vm: &Vm<'_>, options: &[&str]) -> nvvmm_tests::Outcome {
-        let tree: &[&str] = if self.scenario == WITH_CHILDREN {
+        let tree: &[&str] = if WITH_CHILDREN.contains(&self.scenario) {
             &["--tree"]
         } else {
             &[]

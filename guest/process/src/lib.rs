@@ -15,6 +15,7 @@ mod inject;
 mod observe;
 mod pages;
 mod restart;
+mod special;
 mod sys;
 
 pub use capture::{CaptureOptions, Captured, Checked, check, freeze_and_capture};

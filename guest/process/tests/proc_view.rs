@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 pub type ProcView = BTreeMap<String, String>;
 
 /// The lines of `status` that a restart brings back.
-const STATUS: [&str; 18] = [
+const STATUS: [&str; 21] = [
     "Name",
     "Umask",
     "Tgid",
@@ -27,6 +27,9 @@ const STATUS: [&str; 18] = [
     "CapAmb",
     "NoNewPrivs",
     "Cpus_allowed",
+    "THP_enabled",
+    "Speculation_Store_Bypass",
+    "SpeculationIndirectBranch",
 ];
 
 /// A thread needs a moment to be back in the system call that it was in.
@@ -50,6 +53,7 @@ pub fn proc_view(pid: i32) -> ProcView {
         "personality",
         "oom_score_adj",
         "timers",
+        "coredump_filter",
     ] {
         found.insert(name.to_owned(), read(name));
     }
@@ -65,14 +69,15 @@ pub fn proc_view(pid: i32) -> ProcView {
         // A pipe has another number.
         let target = if target.starts_with("pipe:") {
             "a pipe".to_owned()
+        } else if target.starts_with("socket:") {
+            "a socket".to_owned()
         } else {
             target
         };
-        let position: Vec<String> = read(&format!("fdinfo/{name}"))
-            .lines()
-            .take(2)
-            .map(str::to_owned)
-            .collect();
+        let info = read(&format!("fdinfo/{name}"));
+        let mut position: Vec<String> = info.lines().filter_map(told).collect();
+        // The kernel shows entries in the order of addresses of its own.
+        position.sort_unstable();
         found.insert(
             format!("fd/{name}"),
             format!("{target} {}", position.join(" ")),
@@ -94,8 +99,37 @@ pub fn proc_view(pid: i32) -> ProcView {
         let fields =
             [18, 19, 26, 27, 28, 40, 41, 45, 46, 47, 48, 49, 50, 51].map(|field| words[field - 2]);
         found.insert(format!("task/{tid}/stat"), fields.join(" "));
+        let slack = fs::read_to_string(format!("/proc/{tid}/timerslack_ns")).expect("a number");
+        found.insert(format!("{tid}/timerslack_ns"), slack);
     }
     found
+}
+
+/// The part of a line of fdinfo that a restart brings back.
+fn told(line: &str) -> Option<String> {
+    const WHOLE: [&str; 8] = [
+        "pos:",
+        "flags:",
+        "eventfd-count:",
+        "eventfd-semaphore:",
+        "sigmask:",
+        "clockid:",
+        "settime flags:",
+        "it_interval:",
+    ];
+    if WHOLE.iter().any(|key| line.starts_with(key)) {
+        return Some(line.to_owned());
+    }
+    if let Some((entry, _)) = line.split_once(" pos:") {
+        // What an entry waits for in any case is shown, or not, once it has fired.
+        return Some(entry.replace(" events: 40000000", " events: 40000018"));
+    }
+    // The number of whoever locked it may be another one.
+    let words: Vec<&str> = line
+        .strip_prefix("lock:")?
+        .split_ascii_whitespace()
+        .collect();
+    Some(format!("{:?} {:?}", &words[1..4], &words[6..]))
 }
 
 /// Into how many mappings the kernel divides anonymous memory that is the same on both sides is its

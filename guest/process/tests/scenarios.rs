@@ -37,13 +37,43 @@ macro_rules! for_each_survivor {
             interrupted_poll: "poll",
             interrupted_signal_wait: "signal-wait",
             memory_barriers: "memory-barriers",
+            counters_of_events: "event-counters",
+            timers_that_are_read: "timer-files",
+            signals_that_are_read: "signal-files",
+            poll_sets: "poll-sets",
+            poll_set_entries_of_closed_numbers: "poll-set-aliases",
+            one_shot_entries: "one-shot",
+            ends_of_a_pipe_opened_again: "pipe-reopened",
+            named_pipes: "named-pipes",
+            locks_of_files: "file-locks",
+            owners_of_files: "file-owners",
+            timers_of_the_process: "process-timers",
+            settings_of_the_process: "settings",
+            settings_of_threads: "thread-settings",
+            denied_write_and_execute: "write-or-execute",
+            memory_locked_for_the_future: "future-locked",
             process_tree: "tree",
+            children_that_ended: "ended-children",
+            pairs_of_sockets: "socket-pairs",
+            pair_of_sockets_of_parent_and_child: "socket-tree",
+            descriptors_of_processes: "process-files",
+            children_that_are_stopped: "stopped-child",
+            event_loop_of_parent_and_child: "shared-loop",
+            signal_of_a_childs_end: "exit-signal",
         }
     };
 }
 
-/// The scenario that has children, and is captured with them.
-pub const WITH_CHILDREN: &str = "tree";
+/// The scenarios that have children, and are captured with them.
+pub const WITH_CHILDREN: [&str; 7] = [
+    "tree",
+    "ended-children",
+    "process-files",
+    "shared-loop",
+    "exit-signal",
+    "socket-tree",
+    "stopped-child",
+];
 
 /// Refusals: a name, the scenario, the part of the process that is the cause, and the reason.
 #[macro_export]
@@ -51,17 +81,18 @@ macro_rules! for_each_refusal {
     ($each:ident) => {
         $each! {
             connected_socket: "connected-socket", "fd", "is a socket",
+            socket_with_a_name: "named-socket", "fd", "is a socket",
             io_uring: "io-uring", "fd", "io_uring",
-            epoll: "epoll", "fd", "eventpoll",
             memfd: "memfd", "fd", "is a memfd",
             device_mapping: "device-mapping", "memory at", "is a device",
             shared_anonymous_memory: "shared-anonymous", "memory at", "is shared anonymous memory",
             system_v_memory: "system-v-memory", "memory at", "is System V shared memory",
             deleted_file: "deleted-file", "fd", "was deleted",
             deleted_mapped_file: "deleted-mapping", "memory at", "was deleted",
-            file_lock: "file-lock", "fd", "has a file lock",
+            lease: "lease", "fd", "has a lease",
+            inotify: "inotify", "fd", "inotify",
+            shared_counter: "shared-counter", "fd", "is an eventfd that process",
             foreign_namespace: "foreign-namespace", "process", "is in another namespace (ns/uts)",
-            posix_timer: "posix-timer", "process", "has POSIX timers",
             pipe_with_an_outside_end: "outside-pipe", "fd", "is a pipe that process",
             memory_shared_with_a_child: "shared-memory", "process", "shares its memory",
             descriptors_shared_with_a_child: "shared-descriptors", "process", "shares its descr",
@@ -88,7 +119,11 @@ pub fn is_refused(lines: &str, pid: &str, place: &str, reason: &str) -> bool {
 }
 
 /// Scenarios for which the kernel must be that new: the first two numbers of its release.
-const SINCE: [(&str, (u32, u32)); 2] = [("droppable", (6, 11)), ("guard-regions", (6, 13))];
+const SINCE: [(&str, (u32, u32)); 3] = [
+    ("droppable", (6, 11)),
+    ("guard-regions", (6, 13)),
+    ("write-or-execute", (6, 3)),
+];
 
 /// True if a kernel of that release has what the scenario needs.
 pub fn is_known_to(release: &str, scenario: &str) -> bool {

@@ -31,7 +31,17 @@ pub fn first_privilege(image: &[u8]) -> Result<Option<String>, nvvmm_process::Er
         let what = threads.find_map(|thread| privilege_of(&thread.credentials))?;
         Some(format!("process {} of it would have {what}", process.pid))
     });
+    let found = found.or_else(|| pair_of_root(&image));
     Ok(found.or_else(|| file_opened_as_root(&image)))
+}
+
+/// A pair of sockets names its maker to whoever it is given to.
+fn pair_of_root(image: &Image) -> Option<String> {
+    let is_of_root = |&(_, user, group): &(i32, u32, u32)| user == 0 || group == 0;
+    let mut makers = image.pairs.iter().map(|pair| pair.maker);
+    makers.find(is_of_root).map(|(pid, ..)| {
+        format!("a pair of sockets of it would say that root has made it (process {pid})")
+    })
 }
 
 /// The first file that the agent would open for the processes, and that they might not be able to
@@ -40,8 +50,14 @@ pub fn first_privilege(image: &[u8]) -> Result<Option<String>, nvvmm_process::Er
 fn file_opened_as_root(image: &Image) -> Option<String> {
     let open = image.files.iter().find_map(|file| match &file.what {
         What::File { path, .. } => Some(path),
+        What::NamedPipe { path, .. } => Some(path),
         What::Device { path, .. } => (!HARMLESS_DEVICES.contains(&&path[..])).then_some(path),
-        What::PipeEnd { .. } | What::Stdio { .. } => None,
+        What::PipeEnd { .. }
+        | What::Stdio { .. }
+        | What::Special(_)
+        | What::PollSet { .. }
+        | What::SocketEnd { .. }
+        | What::ProcessFile { .. } => None,
     });
     let mut processes = image.processes.iter();
     let path = open.or_else(|| {

@@ -1,4 +1,6 @@
-use nvvmm_process::image::{MappedFile, Mapping, OpenFile, Process, SignalAction, Thread};
+use nvvmm_process::image::{
+    MappedFile, Mapping, OpenFile, Process, SignalAction, SocketPair, Thread,
+};
 
 use super::*;
 
@@ -123,6 +125,23 @@ fn files_that_the_agent_would_open_as_root_are_found() {
         writable,
     });
     assert!(shared.unwrap().contains("/lib/libc.so"));
+}
+
+#[test]
+fn a_pair_of_sockets_that_root_made_is_a_privilege() {
+    let made_by = |user, group| {
+        let mut image = ordinary();
+        image.pairs.push(SocketPair {
+            kind: 1,
+            maker: (70, user, group),
+            ..SocketPair::default()
+        });
+        first_privilege(&image.encode().unwrap()).unwrap()
+    };
+    assert_eq!(made_by(1000, 1000), None);
+    for found in [made_by(0, 1000), made_by(1000, 0)] {
+        assert!(found.unwrap().contains("that root has made it"));
+    }
 }
 
 #[test]

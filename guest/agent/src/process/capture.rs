@@ -80,7 +80,8 @@ fn send_image(image: &Image, stream: &mut impl Stream) -> Result<(), Failure> {
 
 fn wait_until_gone(image: &Image) {
     let began = Instant::now();
-    let pids = image.processes.iter().map(|process| process.pid);
+    let ended = image.ended.iter().map(|child| child.pid);
+    let pids = (image.processes.iter().map(|process| process.pid)).chain(ended);
     while pids
         .clone()
         .any(|pid| Path::new(&format!("/proc/{pid}")).exists())

@@ -4,11 +4,12 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::files::{self, Kind};
 use super::observed::{Observation, Observed, identity};
 use super::options::CaptureOptions;
-use super::{files, relations};
+use super::relations;
 use crate::error::{Error, Pid, ProcessPart, Refusal};
 use crate::freeze::FrozenThread;
 use crate::observe::{self, Descriptor, Listing, Mapping, Pagemap, Status};
@@ -18,6 +19,8 @@ use crate::sys::{self, FileTable};
 #[derive(Debug)]
 pub struct Checked {
     processes: Vec<Observed>,
+    /// One of them waits for a child that starts a program (vfork(2)), and has its memory so long.
+    is_starting: bool,
 }
 
 impl Checked {
@@ -46,8 +49,12 @@ impl Checked {
     }
 }
 
+/// In the status of a process that ended by a signal: it left a core dump.
+const CORE_DUMPED: i32 = 0x80;
 /// Looks at processes that run, until what is refused in all of them is known.
 const LOOKS: u32 = 5;
+/// The longest time that a child may take to start a program.
+const START_LIMIT: Duration = Duration::from_secs(5);
 /// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -57,14 +64,23 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// what they will be. So a refusal counts that is there each time; the capture itself looks again
 /// when all stand still.
 pub fn check(pid: Pid, options: CaptureOptions) -> Result<Checked, Error> {
-    if observe::is_zombie(pid)? {
-        return Err(Error::Gone(pid));
+    if let Some(ended) = observe::ended(pid)? {
+        let reason = match ended.has_threads {
+            true => "has ended its main thread, but not its others",
+            false => "has ended, and its parent has not waited for it",
+        };
+        let refusal = Refusal::new(pid, ProcessPart::Process, reason);
+        return Err(Error::Refused(vec![refusal]));
     }
     // Read now, so that the freeze need not wait for it.
     observe::kernel()?;
+    let began = Instant::now();
     let (mut checked, mut refused) = look(pid, options)?;
     let mut looks = 1;
-    while options.tree && looks < LOOKS && !refused.is_empty() {
+    while options.tree && !refused.is_empty() {
+        if looks >= LOOKS && !(checked.is_starting && began.elapsed() < START_LIMIT) {
+            break;
+        }
         std::thread::sleep(PAUSE);
         let (again, now) = look(pid, options)?;
         refused.retain(|refusal| now.contains(refusal));
@@ -102,8 +118,11 @@ fn look(pid: Pid, options: CaptureOptions) -> Result<(Checked, Vec<Refusal>), Er
             refusals.push(process.refuse(ProcessPart::Thread(*tid), reason));
         }
     }
-    let processes = observed.processes;
-    Ok((Checked { processes }, refusals))
+    let checked = Checked {
+        is_starting: observed.has_vfork(),
+        processes: observed.processes,
+    };
+    Ok((checked, refusals))
 }
 
 /// Finds all that prevents a capture of these processes, except for what only a freeze shows.
@@ -123,13 +142,17 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
             }
         }
         for descriptor in &process.descriptors {
-            if let Err(reason) = files::kind(descriptor, options, &observed.outside_ends) {
-                let reason = match descriptor.kind() {
-                    libc::S_IFSOCK => socket(process.pid, descriptor),
-                    _ => reason,
-                };
-                refusals.push(process.refuse(ProcessPart::Descriptor(descriptor.fd), reason));
-            }
+            let kind = files::kind(process.pid, descriptor, options, &observed.outside);
+            let reason = match kind {
+                Ok(Kind::ProcessFile(other)) if !observed.has(other) => format!(
+                    "is a descriptor for process {}, which is not captured with it",
+                    observe::named(other)
+                ),
+                Ok(_) => continue,
+                Err(_) if descriptor.kind() == libc::S_IFSOCK => socket(process.pid, descriptor),
+                Err(reason) => reason,
+            };
+            refusals.push(process.refuse(ProcessPart::Descriptor(descriptor.fd), reason));
         }
     }
     refusals
@@ -143,12 +166,10 @@ fn socket(pid: Pid, descriptor: &Descriptor) -> String {
 }
 
 impl FrozenThread {
-    /// The refusal of what only a freeze shows.
+    /// The refusal of what only a freeze shows of a thread.
     pub(super) fn refusal(&self, process: &Observed) -> Option<Refusal> {
         let reason = if !self.registers.is_64_bit() {
             "runs 32-bit code"
-        } else if self.group_stopped {
-            "is stopped"
         } else {
             return None;
         };
@@ -197,11 +218,10 @@ fn whole_process(process: &Observed, refusals: &mut Vec<Refusal>) {
     if process.vdso.is_none() {
         refuse("has no vDSO".into());
     }
-    if !observe::pending_timers(process.pid)
-        .unwrap_or_default()
-        .is_empty()
-    {
-        refuse("has POSIX timers (timer_create)".into());
+    if let Err(error) = observe::timers(process.pid) {
+        refuse(format!(
+            "has timers (timer_create) that cannot be read: {error}"
+        ));
     }
 }
 
@@ -219,28 +239,39 @@ fn family(
         refusals.push(process.refuse(ProcessPart::Process, reason));
     }
     for child in process.children.iter().filter(|_| options.tree) {
-        // A zombie: it was not observed, because it has no memory.
+        // Looked at while it ended, or came after the others were looked at.
         if all.iter().all(|other| other.pid != *child) {
-            refusals.push(process.refuse(
-                ProcessPart::Process,
-                format!(
-                    "has a child, {}, that ended and was not waited for",
-                    observe::named(*child)
-                ),
-            ));
+            let reason = format!("has a child, {}, that just ended", observe::named(*child));
+            refusals.push(process.refuse(ProcessPart::Process, reason));
         }
+    }
+    for child in &process.ended {
+        let how = if child.has_threads {
+            "whose main thread has ended, but not its others"
+        } else if child.status & CORE_DUMPED != 0 {
+            "that ended with a core dump and was not waited for"
+        } else {
+            continue;
+        };
+        let reason = format!("has a child, {}, {how}", observe::named(child.pid));
+        refusals.push(process.refuse(ProcessPart::Process, reason));
     }
 }
 
 fn thread(process: &Observed, tid: Pid, status: &Status, refusals: &mut Vec<Refusal>) {
     let mut refuse = |reason: &str| refusals.push(process.refuse(ProcessPart::Thread(tid), reason));
     match status.state {
-        'T' => refuse("is stopped"),
         'Z' | 'X' => refuse("has ended, but other threads of its process have not"),
         _ => {}
     }
     if status.seccomp != 0 {
         refuse("is confined by seccomp");
+    }
+    if status.is_flusher {
+        refuse("writes back to disks for others (PR_SET_IO_FLUSHER)");
+    }
+    if sys::core_cookie(tid) != 0 {
+        refuse("shares its core with chosen threads only (PR_SCHED_CORE)");
     }
     if sys::schedule(tid)
         .is_ok_and(|schedule| schedule.policy & !libc::SCHED_RESET_ON_FORK == libc::SCHED_DEADLINE)

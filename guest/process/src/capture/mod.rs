@@ -1,11 +1,17 @@
 //! Makes an image of frozen processes.
 
 mod asked;
+mod attached;
 mod check;
+mod collector;
+mod confined;
 mod files;
+mod keys;
 mod memory;
 mod observed;
 mod options;
+mod outside;
+mod poll_sets;
 mod process;
 mod relations;
 mod settled;
@@ -15,11 +21,13 @@ pub use options::CaptureOptions;
 pub use settled::freeze_and_capture;
 
 use crate::arch::xfeatures;
-use crate::error::{Error, Pid};
+use crate::error::{Error, Pid, ProcessPart};
 use crate::freeze::Frozen;
-use crate::image::Image;
-use crate::observe;
+use crate::image::{Ended, Image};
+use crate::observe::{self, EndedProcess};
 use crate::pages::PageSink;
+use collector::Collector;
+use confined::Witnesses;
 use observed::Observation;
 
 /// The result of a capture.
@@ -45,6 +53,11 @@ impl Frozen {
         for (frozen, process) in self.processes().iter().zip(&observed.processes) {
             let threads = frozen.threads.iter();
             refusals.extend(threads.filter_map(|thread| thread.refusal(process)));
+            let mut threads = frozen.threads.iter();
+            if threads.any(|thread| thread.group_stopped) && !frozen.is_stopped() {
+                let reason = "is about to stop, or to go on";
+                refusals.push(process.refuse(ProcessPart::Process, reason));
+            }
         }
         if !refusals.is_empty() {
             return Err(Error::Refused(refusals));
@@ -54,7 +67,8 @@ impl Frozen {
             boot: observe::boot()?,
             ..Image::default()
         };
-        let mut files = files::Collector::new(options, &observed.outside_ends);
+        let mut files = Collector::new(options, &observed.outside);
+        let mut witnesses = Witnesses::default();
         for (frozen, observed) in self.processes().iter().zip(&observed.processes) {
             let parent = pids.iter().position(|pid| *pid == observed.leader().parent);
             let parent = if image.processes.is_empty() {
@@ -62,12 +76,20 @@ impl Frozen {
             } else {
                 parent.map(|index| index as u32)
             };
-            let (mut process, barriers) = process::state(frozen, observed, parent)?;
-            image.barriers.push(barriers);
-            process.descriptors = files.descriptors(observed)?;
-            image.processes.push(process);
+            let mut state = process::state(frozen, observed, parent, &mut witnesses)?;
+            image.barriers.push(state.barriers);
+            state.process.descriptors = files.descriptors(observed)?;
+            state.settings.locks = files.locks(observed);
+            let parent = image.processes.len() as u32;
+            let ended = observed.ended.iter().map(|child| ended(child, parent));
+            image.ended.extend(ended);
+            image.processes.push(state.process);
+            image.settings.push(state.settings);
         }
-        (image.files, image.pipes) = files.finish()?;
+        drop(witnesses);
+        let collected = files.finish(&observed.processes)?;
+        (image.files, image.pipes) = (collected.files, collected.pipes);
+        (image.attached, image.pairs) = (collected.attached, collected.pairs);
         image.xfeatures = xfeatures(&image.processes[0].threads[0].xstate);
         let mut rounds = 0;
         for (process, observed) in image.processes.iter_mut().zip(&observed.processes) {
@@ -79,5 +101,17 @@ impl Frozen {
             rounds = rounds.max(memory::take(process, &of_windows, &mut image.pages, sink)?);
         }
         Ok(Captured { image, rounds })
+    }
+}
+
+fn ended(child: &EndedProcess, parent: u32) -> Ended {
+    Ended {
+        pid: child.pid,
+        parent,
+        group: child.relations.group,
+        session: child.relations.session,
+        name: child.name.clone(),
+        status: child.status,
+        exit_signal: child.exit_signal,
     }
 }

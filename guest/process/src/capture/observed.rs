@@ -1,12 +1,12 @@
 //! State of processes that /proc shows from outside.
 
-use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::options::CaptureOptions;
+use super::outside::Outside;
 use crate::error::{Error, Pid, ProcessPart, Refusal};
-use crate::observe::{self, Descriptor, Mapping, Relations, Status, Vdso};
+use crate::observe::{self, Descriptor, EndedProcess, Mapping, Relations, Status, Vdso};
 use crate::sys::{self, FileTable};
 
 /// All information of /proc on a process.
@@ -19,7 +19,10 @@ pub struct Observed {
     pub threads: Vec<(Pid, Status)>,
     pub mappings: Vec<Mapping>,
     pub descriptors: Vec<Descriptor>,
+    /// Its children that run.
     pub children: Vec<Pid>,
+    /// Its children that ended and were not waited for.
+    pub ended: Vec<EndedProcess>,
     pub vdso: Option<Vdso>,
 }
 
@@ -37,13 +40,25 @@ impl Observed {
         let mappings = observe::mappings(pid)?;
         let vdso = observe::find_vdso(pid, &mappings)?;
         let descriptors = observe::descriptors(pid)?;
+        let (mut children, mut ended) = (Vec::new(), Vec::new());
+        for child in observe::children(pid)? {
+            match observe::ended(child) {
+                // Its parent has just waited for it.
+                Err(Error::Gone(_)) => {}
+                found => match found? {
+                    Some(child) => ended.push(child),
+                    None => children.push(child),
+                },
+            }
+        }
         Ok(Self {
             pid,
             is_asked,
             threads,
             mappings,
             descriptors,
-            children: observe::children(pid)?,
+            children,
+            ended,
             vdso,
         })
     }
@@ -83,8 +98,8 @@ pub struct Common {
 pub struct Observation {
     /// In the order asked for.
     pub processes: Vec<Observed>,
-    /// Other processes that have an end of one of their pipes: process, pipe.
-    pub outside_ends: Vec<(Pid, u64)>,
+    /// Files that others have open, too.
+    pub outside: Outside,
     /// Other processes that keep numbers of theirs in use, if those are to become free.
     pub followers: Vec<Follower>,
     /// Resources that they share with each other, or with other processes.
@@ -112,25 +127,49 @@ impl Observation {
         Self::of(processes, options)
     }
 
+    /// True if this is one of the processes, or an ended child of one.
+    pub fn has(&self, pid: Pid) -> bool {
+        let mut processes = self.processes.iter();
+        processes
+            .any(|process| process.pid == pid || process.ended.iter().any(|child| child.pid == pid))
+    }
+
+    /// True if a process waits in vfork(2): it shares its memory with a child of its own, and
+    /// sleeps where nothing can interrupt it.
+    pub fn has_vfork(&self) -> bool {
+        let memory = |shared: &&Common| shared.table == FileTable::Memory;
+        let mut shared = self.common.iter().filter(memory);
+        shared.any(|shared| {
+            let parent = self
+                .processes
+                .iter()
+                .find(|process| process.pid == shared.pid);
+            let waits = |process: &Observed| {
+                let mut threads = process.threads.iter();
+                threads.any(|(_, status)| status.state == 'D')
+                    && process.children.contains(&shared.other)
+            };
+            parent.is_some_and(waits)
+        })
+    }
+
     fn of(processes: Vec<Observed>, options: CaptureOptions) -> Result<Self, Error> {
-        let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
-        let opened = processes.iter().flat_map(|process| &process.descriptors);
-        let pipes: HashSet<u64> = opened.filter_map(Descriptor::pipe).collect();
-        let outside_ends = if pipes.is_empty() {
-            Vec::new()
-        } else {
-            observe::pipe_holders(&pipes, &pids)?
-        };
+        let running: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
+        let ended = processes.iter().flat_map(|process| &process.ended);
+        let pids: Vec<Pid> = (running.iter().copied())
+            .chain(ended.map(|child| child.pid))
+            .collect();
+        let outside = Outside::look(&processes)?;
         let mut others = observe::all_processes()?;
         others.retain(|other| !pids.contains(other));
         Ok(Self {
             processes,
-            outside_ends,
+            outside,
             followers: match options.frees_numbers {
                 true => followers(&pids, &others),
                 false => Vec::new(),
             },
-            common: common(&pids, &others),
+            common: common(&running, &others),
         })
     }
 }

@@ -3,27 +3,42 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::asked::{self, ThreadAnswers};
+use super::asked::{self, Answers, ThreadAnswers};
+use super::confined::{self, Witnesses};
 use super::files;
 use super::observed::Observed;
 use crate::error::{Error, Pid, failed};
 use crate::freeze::{FrozenProcess, FrozenThread};
 use crate::image::{
-    Advice, Credentials, Mapped, MappedFile, Mapping, Process, RobustList, Rseq, Thread,
+    Advice, Credentials, Mapped, MappedFile, Mapping, Process, RobustList, Rseq, Settings, Thread,
+    ThreadSettings,
 };
 use crate::observe::{self, Status};
 use crate::sys::{self, Queue};
 
-/// The state of a frozen process, but for its open files and pages; with its registrations for
-/// membarrier(2), if the kernel tells.
+/// The state of a process, but for its open files and pages.
+#[derive(Debug)]
+pub struct State {
+    pub process: Process,
+    /// Its registrations for membarrier(2), if the kernel tells.
+    pub barriers: Option<u32>,
+    pub settings: Settings,
+}
+
+/// The state of a frozen process.
 pub fn state(
     frozen: &FrozenProcess,
     observed: &Observed,
     parent: Option<u32>,
-) -> Result<(Process, Option<u32>), Error> {
+    witnesses: &mut Witnesses,
+) -> Result<State, Error> {
     let pid = frozen.pid;
     let vdso = observed.vdso.as_ref().ok_or(Error::Gone(pid))?;
-    let answers = asked::ask(frozen, vdso.syscall_at)?;
+    // First, because it would meet the calls that are asked for here.
+    confined::refuse_dispatched(frozen, observed)?;
+    let witness = witnesses.of(&observed.leader().ids)?;
+    let mut answers = asked::ask(frozen, vdso.syscall_at, witness)?;
+    confined::refuse(frozen, observed, &answers)?;
     let mut process = Process {
         pid,
         parent,
@@ -36,7 +51,7 @@ pub fn state(
         vdso: vdso.start(),
         directory: link(pid, "cwd")?,
         umask: observed.leader().umask,
-        actions: answers.actions,
+        actions: std::mem::take(&mut answers.actions),
         pending: sys::pending_signals(pid, Queue::Process)
             .map_err(failed("read pending signals"))?,
         itimers: answers.itimers,
@@ -60,7 +75,39 @@ pub fn state(
         let (_, status) = status.ok_or(Error::Gone(frozen.tid))?;
         process.threads.push(thread(frozen, status, answers)?);
     }
-    Ok((process, answers.barriers))
+    let barriers = answers.barriers;
+    let settings = Settings {
+        is_stopped: frozen.is_stopped(),
+        ..settings(pid, observed, answers)?
+    };
+    Ok(State {
+        process,
+        barriers,
+        settings,
+    })
+}
+
+fn settings(pid: Pid, observed: &Observed, answers: Answers) -> Result<Settings, Error> {
+    let mut threads = Vec::new();
+    for ((tid, _), answers) in observed.threads.iter().zip(&answers.threads) {
+        threads.push(ThreadSettings {
+            timer_slack_ns: observe::timer_slack_ns(*tid)?,
+            time_stamps: answers.time_stamps,
+            memory_failure: answers.memory_failure,
+            speculation: answers.speculation,
+        });
+    }
+    Ok(Settings {
+        exit_signal: observed.leader().exit_signal,
+        huge_pages_off: answers.huge_pages_off,
+        deny_write_execute: answers.deny_write_execute,
+        merges_memory: answers.merges_memory,
+        locks_memory: answers.locks_memory,
+        core_filter: observe::core_filter(pid)?,
+        timers: answers.timers,
+        threads,
+        ..Settings::default()
+    })
 }
 
 fn thread(

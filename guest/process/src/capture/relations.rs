@@ -21,26 +21,26 @@ pub fn find(process: &Observed, observed: &Observation, refusals: &mut Vec<Refus
             observe::named(shared.other)
         ));
     }
-    let exit_signal = process.leader().exit_signal;
-    // A restarted process is the agent's child: what the former parent got does not matter.
-    if !process.is_asked && exit_signal != libc::SIGCHLD {
-        refuse(format!(
-            "tells its parent of its end by signal {exit_signal}, not by SIGCHLD"
-        ));
-    }
-    for follower in &observed.followers {
-        let what = if follower.relations.session == pid {
-            "session"
-        } else if follower.relations.group == pid {
-            "process group"
-        } else {
-            continue;
-        };
-        refuse(format!(
-            "leads the {what} of process {}, which would keep its number in use and is not \
-             captured with it: end that one, start it with setsid, capture the leader with --tree \
-             if that has both, or leave out --kill",
-            observe::named(follower.pid)
-        ));
+    let ended = process.ended.iter().map(|child| child.pid);
+    for number in [pid].into_iter().chain(ended) {
+        for follower in &observed.followers {
+            let what = if follower.relations.session == number {
+                "session"
+            } else if follower.relations.group == number {
+                "process group"
+            } else {
+                continue;
+            };
+            let who = match number == pid {
+                true => String::new(),
+                false => format!("has an ended child, {}, that ", observe::named(number)),
+            };
+            refuse(format!(
+                "{who}leads the {what} of process {}, which would keep its number in use and is \
+                 not captured with it: end that one, start it with setsid, capture the leader with \
+                 --tree if that has both, or leave out --kill",
+                observe::named(follower.pid)
+            ));
+        }
     }
 }

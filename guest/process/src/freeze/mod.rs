@@ -161,6 +161,11 @@ impl Drop for Frozen {
 }
 
 impl FrozenProcess {
+    /// True if a signal had stopped it as a whole.
+    pub fn is_stopped(&self) -> bool {
+        self.threads.iter().all(|thread| thread.group_stopped)
+    }
+
     /// Returns false if the thread ended meanwhile.
     fn freeze_thread(&mut self, tid: Pid) -> Result<bool, Error> {
         if let Err(error) = sys::seize(tid, Options::Capture) {

@@ -1,6 +1,7 @@
 use super::{
-    Advice, Image, Mapped, MappedFile, Mapping, OpenFile, PageRun, Pipe, Process,
-    ProcessDescriptor, Rseq, SignalAction, Thread, What,
+    Advice, Attached, Ended, EventCounter, Image, Mapped, MappedFile, Mapping, OpenFile, PageRun,
+    Pipe, PollEntry, Process, ProcessDescriptor, ProcessTimer, RecordLock, Rseq, Settings,
+    SignalAction, Signals, SocketEnd, SocketPair, Special, Thread, ThreadSettings, Timer, What,
 };
 use crate::arch::Registers;
 use crate::error::Error;
@@ -263,22 +264,228 @@ fn an_image_that_names_no_architecture_is_read_as_x86_64() {
     assert_eq!(bytes[12..16], [0; 4]);
     let image = Image::decode(bytes).expect("an image");
     assert_eq!(image, image_of_the_fixture());
-    // The version of now has one more field, which is empty, and names the architecture.
+    // The version of now has more lists, which are empty, and names the architecture.
     let again = image.encode().expect("an image");
     assert_eq!(again[12..16], 62u32.to_le_bytes(), "new images name it");
-    assert_eq!(again[24..again.len() - 1], bytes[24..]);
-    assert_eq!(again[again.len() - 1], 0);
+    assert_eq!(again[24..again.len() - 5], bytes[24..]);
+    assert_eq!(again[again.len() - 5..], [0; 5]);
 }
 
 #[test]
-fn an_image_of_version_1_has_nothing_behind_its_processes() {
+fn an_image_of_version_2_has_its_barriers_and_no_settings() {
+    let bytes = include_bytes!("version-2.bin");
+    let mut expected = image_of_the_fixture();
+    expected.barriers = vec![Some(1 << 4)];
+    assert_eq!(Image::decode(bytes).expect("an image"), expected);
+}
+
+/// An image that uses everything that came with version 3. Its bytes are in version-3.bin.
+fn image_of_version_3() -> Image {
+    let mut image = image_of_the_fixture();
+    image.barriers = vec![None];
+    let mut file = |what| {
+        image.files.push(OpenFile {
+            what,
+            flags: libc::O_RDWR,
+            offset: 0,
+        });
+    };
+    file(What::NamedPipe {
+        pipe: 0,
+        path: b"/run/a".to_vec(),
+    });
+    file(What::Special(Special::EventCounter(EventCounter {
+        count: 300,
+        semaphore: true,
+    })));
+    file(What::Special(Special::Timer(Timer {
+        clock: 1,
+        flags: 1,
+        ticks: 4,
+        interval: (0, 5000),
+        left: (6, 7),
+        now: (8, 9),
+    })));
+    file(What::Special(Special::Signals(Signals { mask: 1 << 40 })));
+    file(What::PollSet {
+        entries: vec![PollEntry {
+            fd: 3,
+            file: 5,
+            events: 0x8000_0019,
+            data: u64::MAX,
+        }],
+    });
+    file(What::SocketEnd {
+        pair: 0,
+        second: true,
+    });
+    file(What::ProcessFile { pid: 8 });
+    image.settings = vec![settings()];
+    image.attached = vec![Attached {
+        file: 0,
+        owner: Some((1, 7)),
+        signal: 35,
+        lock: Some(true),
+        record_locks: vec![lock(0, 3, 0)],
+    }];
+    image.ended = vec![Ended {
+        pid: 8,
+        parent: 0,
+        group: 7,
+        session: 5,
+        name: b"over".to_vec(),
+        status: 0x700,
+        exit_signal: libc::SIGCHLD,
+    }];
+    image.pairs = vec![SocketPair {
+        kind: libc::SOCK_STREAM,
+        maker: (7, 1000, 1001),
+        ends: [
+            SocketEnd {
+                held: b"held".to_vec(),
+                shut_down: 2,
+                buffers: [212_992; 2],
+                options: vec![(libc::SO_PASSCRED, vec![1, 0, 0, 0])],
+            },
+            SocketEnd::default(),
+        ],
+    }];
+    image
+}
+
+fn lock(file: u32, start: u64, len_bytes: u64) -> RecordLock {
+    RecordLock {
+        file,
+        exclusive: true,
+        start,
+        len_bytes,
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        exit_signal: libc::SIGUSR1,
+        huge_pages_off: 1,
+        deny_write_execute: 1,
+        merges_memory: true,
+        locks_memory: 2,
+        core_filter: Some(0x33),
+        is_stopped: true,
+        timers: vec![ProcessTimer {
+            id: 2,
+            clock: -14,
+            notify: 4,
+            signal: 34,
+            value: 1 << 40,
+            thread: 7,
+            interval: (1, 2),
+            left: (3, 4),
+        }],
+        locks: vec![lock(0, 10, 5)],
+        threads: vec![ThreadSettings {
+            timer_slack_ns: 50_000,
+            time_stamps: 1,
+            memory_failure: 2,
+            speculation: [3, 9, 0],
+        }],
+    }
+}
+
+#[test]
+fn the_encoded_image_of_version_3_does_not_change() {
+    let bytes = include_bytes!("version-3.bin");
+    assert_eq!(
+        Image::decode(bytes).expect("an image"),
+        image_of_version_3()
+    );
+    assert_eq!(image_of_version_3().encode().expect("an image"), bytes);
+}
+
+#[test]
+fn what_came_with_version_3_is_refused_where_it_makes_no_sense() {
+    let refused = |change: fn(&mut Image)| {
+        let mut image = image_of_version_3();
+        change(&mut image);
+        reason(&image.encode().expect("an image"))
+    };
+    assert_eq!(
+        refused(|image| image.settings[0].threads.clear()),
+        "settings of threads are missing"
+    );
+    assert_eq!(
+        refused(|image| image.settings[0].exit_signal = 65),
+        "an exit signal is none"
+    );
+    assert_eq!(
+        refused(|image| image.settings[0].locks[0].file = 99),
+        "a locked file is missing"
+    );
+    assert_eq!(
+        refused(|image| image.settings[0].timers[0].left.1 = -1),
+        "a timer has a time or number that is none"
+    );
+    assert_eq!(
+        refused(|image| image.attached[0].owner = Some((1, 1))),
+        "the owner of a file is none of its processes"
+    );
+    assert_eq!(
+        refused(|image| image.attached[0].record_locks[0].file = 1),
+        "a file that something is attached to is missing"
+    );
+    assert_eq!(
+        refused(|image| image.ended[0].status = 0x8b),
+        "an ended child has a status that is none"
+    );
+    assert_eq!(
+        refused(|image| image.ended.push(image.ended[0].clone())),
+        "an ended child's number is wrong or there twice"
+    );
+    assert_eq!(
+        refused(|image| image.ended.clear()),
+        "a descriptor of a process has no process"
+    );
+    assert_eq!(
+        refused(|image| image.pairs[0].ends[0].options[0].0 = 1),
+        "a socket has an unknown option"
+    );
+    assert_eq!(
+        refused(|image| image.pairs.clear()),
+        "a pair of sockets is missing"
+    );
+    let special = |change: fn(&mut Special)| {
+        let mut image = image_of_version_3();
+        for file in &mut image.files {
+            if let What::Special(state) = &mut file.what {
+                change(state);
+            }
+        }
+        reason(&image.encode().expect("an image"))
+    };
+    let count = |state: &mut Special| {
+        if let Special::EventCounter(counter) = state {
+            counter.count = u64::MAX;
+        }
+    };
+    assert_eq!(special(count), "a counter is larger than any");
+    let left = |state: &mut Special| {
+        if let Special::Timer(timer) = state {
+            timer.left.0 = -1;
+        }
+    };
+    assert_eq!(special(left), "a timer has a time that is none");
+}
+
+#[test]
+fn an_older_image_has_nothing_behind_its_last_list() {
     let mut image = image();
     image.barriers = vec![Some(1 << 4)];
     let mut bytes = image.encode().expect("an image");
-    assert_eq!(bytes[8..12], 2u32.to_le_bytes());
-    bytes[8] = 1;
-    assert_eq!(reason(&bytes), "there is more behind its state");
-    bytes[8] = 3;
+    assert_eq!(bytes[8..12], 3u32.to_le_bytes());
+    for older in [1, 2] {
+        bytes[8] = older;
+        assert_eq!(reason(&bytes), "there is more behind its state");
+    }
+    bytes[8] = 4;
     assert_eq!(reason(&bytes), "another version of nvvmm made it");
 }
 

@@ -1,8 +1,10 @@
 use serde::{Deserialize, Serialize};
 
+use super::{Attached, Ended, Settings};
 use crate::arch::Registers;
 use crate::error::Pid;
 use crate::observe::{Ids, Kernel, MemoryLayout};
+use crate::special::{SocketPair, Special};
 use crate::sys::Schedule;
 
 /// Processes of one instant, without the content of their pages: the capturer keeps that.
@@ -26,6 +28,14 @@ pub struct Image {
     /// Commands of membarrier(2) by which each process has registered, in their order: a bit mask.
     /// `None`: the kernel did not tell, as before Linux 6.3. Empty in an image of version 1.
     pub barriers: Vec<Option<u32>>,
+    /// Further settings of each process, in their order. Empty in an image of version 1 or 2.
+    pub settings: Vec<Settings>,
+    /// Owners and locks of some of the open files. None in an image of version 1 or 2.
+    pub attached: Vec<Attached>,
+    /// Children that ended and were not waited for. None in an image of version 1 or 2.
+    pub ended: Vec<Ended>,
+    /// Pairs of unix sockets. None in an image of version 1 or 2.
+    pub pairs: Vec<SocketPair>,
 }
 
 impl Image {
@@ -299,7 +309,7 @@ pub struct OpenFile {
     pub offset: u64,
 }
 
-/// The kind of an open file.
+/// The kind of an open file. An older image has none of the kinds from `NamedPipe` on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum What {
     /// A regular file or a directory.
@@ -332,6 +342,45 @@ pub enum What {
         /// The modes of a terminal.
         terminal: Option<Vec<u8>>,
     },
+    /// An open file of a pipe that has a path.
+    NamedPipe {
+        /// Index in the image's pipes.
+        pipe: u32,
+        /// Its path.
+        path: Vec<u8>,
+    },
+    /// A file without a path that has a state of its own.
+    Special(Special),
+    /// A set of files that are waited for, of epoll(7).
+    PollSet {
+        /// Its entries.
+        entries: Vec<PollEntry>,
+    },
+    /// An end of a pair of unix sockets.
+    SocketEnd {
+        /// Index in the image's pairs.
+        pair: u32,
+        /// The second end, not the first.
+        second: bool,
+    },
+    /// A descriptor for a process of the image (pidfd_open(2)).
+    ProcessFile {
+        /// Its number.
+        pid: Pid,
+    },
+}
+
+/// An entry of a poll set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PollEntry {
+    /// The descriptor by which the file was added; it may be closed, or another file's.
+    pub fd: i32,
+    /// Index in the image's open files.
+    pub file: u32,
+    /// The events that are waited for, with the flags of epoll_ctl(2).
+    pub events: u32,
+    /// The number that comes with an event.
+    pub data: u64,
 }
 
 /// A pipe that only the image's processes have ends of.

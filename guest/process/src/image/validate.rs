@@ -2,13 +2,18 @@
 
 use std::collections::HashSet;
 
-use super::{Image, Mapped, Mapping, Process, Thread, What};
+use super::{Image, Mapped, Mapping, OpenFile, Process, Thread, What};
 use crate::arch::{PAGE_BYTES, TASK_END};
+use crate::special::SocketPair;
 
 const SIGINFO_BYTES: usize = 128;
 const SIGNALS: usize = 64;
 const LIMITS_MAX: usize = 16;
 const DESCRIPTOR_MAX: i32 = 1 << 30;
+
+fn is_exit_signal(signal: i32) -> bool {
+    (0..=SIGNALS as i32).contains(&signal)
+}
 
 type Verdict = Result<(), &'static str>;
 
@@ -38,22 +43,117 @@ impl Image {
             self.barriers.is_empty() || self.barriers.len() == self.processes.len(),
             "registrations for memory barriers are missing",
         )?;
-        for file in &self.files {
-            match file.what {
-                What::PipeEnd { pipe, .. } => {
-                    ensure((pipe as usize) < self.pipes.len(), "a pipe is missing")?
-                }
-                What::Stdio { stream, .. } => ensure(
-                    (0..=2).contains(&stream),
-                    "a standard stream has a wrong number",
-                )?,
-                What::File { .. } | What::Device { .. } => {}
-            }
-        }
+        self.files
+            .iter()
+            .try_for_each(|file| self.validate_file(file))?;
+        let mut faults = self.pairs.iter().filter_map(SocketPair::fault);
+        faults.next().map_or(Ok(()), Err)?;
+        self.validate_settings()?;
+        self.validate_ended(&mut numbers)?;
         for pipe in &self.pipes {
             ensure(
                 pipe.held.len() <= pipe.capacity_bytes as usize,
                 "a pipe holds more than it can",
+            )?;
+        }
+        Ok(())
+    }
+
+    fn validate_file(&self, file: &OpenFile) -> Verdict {
+        match &file.what {
+            What::PipeEnd { pipe, .. } | What::NamedPipe { pipe, .. } => {
+                ensure((*pipe as usize) < self.pipes.len(), "a pipe is missing")
+            }
+            What::Stdio { stream, .. } => ensure(
+                (0..=2).contains(stream),
+                "a standard stream has a wrong number",
+            ),
+            What::File { .. } | What::Device { .. } => Ok(()),
+            What::Special(state) => state.fault().map_or(Ok(()), Err),
+            What::PollSet { entries } => entries.iter().try_for_each(|entry| {
+                let valid = (0..DESCRIPTOR_MAX).contains(&entry.fd);
+                ensure(
+                    valid && (entry.file as usize) < self.files.len(),
+                    "a poll set's file is missing",
+                )
+            }),
+            What::SocketEnd { pair, .. } => ensure(
+                (*pair as usize) < self.pairs.len(),
+                "a pair of sockets is missing",
+            ),
+            What::ProcessFile { pid } => ensure(
+                self.processes.iter().any(|process| process.pid == *pid)
+                    || self.ended.iter().any(|child| child.pid == *pid),
+                "a descriptor of a process has no process",
+            ),
+        }
+    }
+
+    /// Checks the lists that came with version 3.
+    fn validate_settings(&self) -> Verdict {
+        ensure(
+            self.settings.is_empty() || self.settings.len() == self.processes.len(),
+            "settings of processes are missing",
+        )?;
+        let is_file = |file: u32| (file as usize) < self.files.len();
+        for (settings, process) in self.settings.iter().zip(&self.processes) {
+            ensure(
+                is_exit_signal(settings.exit_signal),
+                "an exit signal is none",
+            )?;
+            ensure(
+                settings.threads.len() == process.threads.len(),
+                "settings of threads are missing",
+            )?;
+            ensure(
+                settings.locks.iter().all(|lock| is_file(lock.file)),
+                "a locked file is missing",
+            )?;
+            let is_time = |(_, nanoseconds): (i64, i64)| (0..1_000_000_000).contains(&nanoseconds);
+            let mut timers = settings.timers.iter();
+            ensure(
+                timers.all(|timer| timer.id >= 0 && is_time(timer.interval) && is_time(timer.left)),
+                "a timer has a time or number that is none",
+            )?;
+        }
+        for attached in &self.attached {
+            ensure(
+                attached.owner.is_none_or(|owner| self.has_owner(owner)),
+                "the owner of a file is none of its processes",
+            )?;
+            let locks = &attached.record_locks;
+            ensure(
+                is_file(attached.file) && locks.iter().all(|lock| lock.file == attached.file),
+                "a file that something is attached to is missing",
+            )?;
+        }
+        Ok(())
+    }
+
+    /// True if this type and number are those of a thread, process or group of the image.
+    fn has_owner(&self, (kind, number): (i32, i32)) -> bool {
+        self.processes.iter().any(|process| match kind {
+            0 => process.threads.iter().any(|thread| thread.tid == number),
+            1 => process.pid == number,
+            2 => process.pid == number && process.group == number,
+            _ => false,
+        })
+    }
+
+    fn validate_ended(&self, numbers: &mut HashSet<i32>) -> Verdict {
+        for child in &self.ended {
+            ensure(
+                child.pid > 0 && numbers.insert(child.pid),
+                "an ended child's number is wrong or there twice",
+            )?;
+            let (signal, code) = (child.status & 0xff, child.status >> 8);
+            let exited = signal == 0 && (0..=0xff).contains(&code);
+            let killed = (1..=SIGNALS as i32).contains(&signal) && code == 0;
+            ensure(exited || killed, "an ended child has a status that is none")?;
+            ensure(is_exit_signal(child.exit_signal), "an exit signal is none")?;
+            ensure(
+                (child.parent as usize) < self.processes.len() && child.name.len() < 16,
+                "an ended child has no parent, or too long a name",
             )?;
         }
         Ok(())

@@ -91,10 +91,30 @@ impl Remote {
             .map_err(failed(format!("{op} in thread {}", self.tid)))
     }
 
+    /// Makes the thread's process end, with this code. It is to be waited for.
+    pub fn exit(&self, code: i32) -> Result<(), Error> {
+        let arguments = [code as u64, 0, 0, 0, 0, 0];
+        let registers = self
+            .base
+            .for_call(self.syscall_at, libc::SYS_exit_group, arguments);
+        sys::set_registers(self.tid, &registers).map_err(lost(self.tid))?;
+        sys::continue_with(self.tid, 0).map_err(lost(self.tid))
+    }
+
     /// Leaves the thread stopped and ready to be released. It then runs from that address on, with
     /// every signal blocked.
     pub fn idle(&self, address: u64) -> Result<(), Error> {
         self.park(&self.base.going_on_at(address), ALL_SIGNALS)
+    }
+
+    /// Blocks every signal again, after [`Remote::wait_for_signals`].
+    pub fn block_signals(&self) -> Result<(), Error> {
+        sys::set_signal_mask(self.tid, ALL_SIGNALS).map_err(lost(self.tid))
+    }
+
+    /// Leaves the thread stopped, to run from that address on with no signal blocked.
+    pub fn wait_for_signals(&self, address: u64) -> Result<(), Error> {
+        self.park(&self.base.going_on_at(address), 0)
     }
 
     /// Leaves the thread stopped with these registers and blocked signals, ready to be released.

@@ -28,9 +28,12 @@ pub struct Descriptor {
     pub position: u64,
     /// Flags of open(2), with O_CLOEXEC.
     pub flags: i32,
-    /// The process holds file locks through it.
-    pub locked: bool,
+    /// Its text in /proc/PID/fdinfo.
+    pub info: String,
 }
+
+/// The identity of a pipe: device and inode number; the device is 0 if it has no path.
+pub type PipeId = (u64, u64);
 
 impl Descriptor {
     /// The type bits of the mode.
@@ -38,18 +41,47 @@ impl Descriptor {
         self.mode & libc::S_IFMT
     }
 
-    /// The inode number, if it is an end of a pipe without a name.
-    pub fn pipe(&self) -> Option<u64> {
-        pipe_inode(&self.name)
+    /// The pipe, if it is an end of one.
+    pub fn pipe(&self) -> Option<PipeId> {
+        match pipe_inode(&self.name) {
+            Some(inode) => Some((0, inode)),
+            None if self.is_named_pipe() => Some((self.device, self.inode)),
+            None => None,
+        }
+    }
+
+    /// The process that it is a descriptor for (pidfd_open(2)); -1 if that is gone.
+    pub fn process(&self) -> Option<Pid> {
+        let name = self.name.to_str()?;
+        if name != "anon_inode:[pidfd]" && !name.starts_with("pidfd:[") {
+            return None;
+        }
+        let line = self.info.lines().find_map(|line| line.strip_prefix("Pid:"));
+        Some(line.and_then(|line| line.trim().parse().ok()).unwrap_or(-1))
+    }
+
+    /// The inode number, if it is a socket.
+    pub fn socket(&self) -> Option<u64> {
+        socket_inode(&self.name)
+    }
+
+    /// True if it is an end of a pipe that has a path.
+    pub fn is_named_pipe(&self) -> bool {
+        self.kind() == libc::S_IFIFO && pipe_inode(&self.name).is_none()
     }
 }
 
 fn pipe_inode(name: &Path) -> Option<u64> {
-    name.to_str()?
-        .strip_prefix("pipe:[")?
-        .strip_suffix(']')?
-        .parse()
-        .ok()
+    inode_of(name, "pipe:[")
+}
+
+fn socket_inode(name: &Path) -> Option<u64> {
+    inode_of(name, "socket:[")
+}
+
+fn inode_of(name: &Path, prefix: &str) -> Option<u64> {
+    let inode = name.to_str()?.strip_prefix(prefix)?.strip_suffix(']')?;
+    inode.parse().ok()
 }
 
 /// The open descriptors of a process, by number.
@@ -95,13 +127,25 @@ fn descriptor(pid: Pid, fd: i32) -> Result<Descriptor, Error> {
             .parse()
             .map_err(|_| unreadable(pid, "fdinfo"))?,
         flags: i32::from_str_radix(field("flags")?, 8).map_err(|_| unreadable(pid, "fdinfo"))?,
-        locked: text.lines().any(|line| line.starts_with("lock:")),
+        info: text,
     })
 }
 
-/// Other processes that hold an end of one of these pipes: process and pipe.
-pub fn pipe_holders(pipes: &HashSet<u64>, besides: &[Pid]) -> Result<Vec<(Pid, u64)>, Error> {
-    let mut holders = Vec::new();
+/// Files of other processes that may be files of the observed ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenElsewhere {
+    /// Ends of the pipes that were asked about.
+    pub pipes: Vec<(Pid, PipeId)>,
+    /// Files without a path: process, number, and target of the link in /proc.
+    pub anonymous: Vec<(Pid, i32, String)>,
+    /// Sockets: process and inode number.
+    pub sockets: Vec<(Pid, u64)>,
+}
+
+/// Looks for ends of these pipes in other processes, and for files without a path.
+pub fn open_elsewhere(pipes: &HashSet<PipeId>, besides: &[Pid]) -> Result<OpenElsewhere, Error> {
+    let mut found = OpenElsewhere::default();
+    let has_named = pipes.iter().any(|(device, _)| *device != 0);
     for pid in all_processes()? {
         if besides.contains(&pid) {
             continue;
@@ -110,16 +154,33 @@ pub fn pipe_holders(pipes: &HashSet<u64>, besides: &[Pid]) -> Result<Vec<(Pid, u
         let Ok(links) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
             continue;
         };
-        let inodes = links
-            .flatten()
-            .filter_map(|link| pipe_inode(&std::fs::read_link(link.path()).ok()?));
-        holders.extend(
-            inodes
-                .filter(|inode| pipes.contains(inode))
-                .map(|inode| (pid, inode)),
-        );
+        for link in links.flatten() {
+            let Ok(name) = std::fs::read_link(link.path()) else {
+                continue;
+            };
+            let text = name.to_string_lossy();
+            if text.starts_with("anon_inode:") {
+                let number = link.file_name().to_str().and_then(|name| name.parse().ok());
+                let file = number.map(|number| (pid, number, text.into_owned()));
+                found.anonymous.extend(file);
+                continue;
+            }
+            if let Some(inode) = socket_inode(&name) {
+                found.sockets.push((pid, inode));
+                continue;
+            }
+            let pipe = match pipe_inode(&name) {
+                Some(inode) => Some((0, inode)),
+                None if has_named && name.is_absolute() => std::fs::metadata(link.path())
+                    .ok()
+                    .map(|file| (file.dev(), file.ino())),
+                None => None,
+            };
+            let pipe = pipe.filter(|pipe| pipes.contains(pipe));
+            found.pipes.extend(pipe.map(|pipe| (pid, pipe)));
+        }
     }
-    holders.sort_unstable();
-    holders.dedup();
-    Ok(holders)
+    found.pipes.sort_unstable();
+    found.pipes.dedup();
+    Ok(found)
 }

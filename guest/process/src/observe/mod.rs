@@ -2,19 +2,25 @@
 
 mod descriptors;
 mod kernel;
+mod locks;
 mod mappings;
 mod pagemap;
+mod settings;
 mod sockets;
 mod status;
 
-pub use descriptors::{Descriptor, descriptors, pipe_holders};
+pub use descriptors::{Descriptor, OpenElsewhere, PipeId, descriptors, open_elsewhere};
 pub use kernel::{Kernel, Vdso, boot, find_vdso, kernel};
+pub use locks::{Lock, LockKind, locks};
 pub use mappings::{Mapping, mappings};
 pub use pagemap::{FrameRun, Listing, Pagemap};
+pub use settings::{
+    NamedTimer, asked_for_speculation, core_filter, locked_bytes, timer_slack_ns, timers,
+};
 pub use sockets::describe as socket;
 pub use status::{
-    Ids, MemoryLayout, Relations, Status, all_processes, auxv, children, is_zombie, layout, limits,
-    named, pending_timers, program, relations, status, threads,
+    EndedProcess, Ids, MemoryLayout, Relations, Status, all_processes, auxv, children, ended,
+    is_zombie, layout, limits, named, program, relations, status, threads,
 };
 
 use std::io;

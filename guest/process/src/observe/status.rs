@@ -3,6 +3,9 @@ use serde::{Deserialize, Serialize};
 use super::{gone_or, read, read_text, unreadable};
 use crate::error::{Error, Pid, failed};
 
+/// Flags of a task by which the kernel knows a flusher: PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE.
+const FLUSHER: u64 = 0x18_0000;
+
 /// User and group identity and privileges of a thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ids {
@@ -47,6 +50,8 @@ pub struct Status {
     pub session: Pid,
     /// The signal that its parent gets when it ends.
     pub exit_signal: i32,
+    /// True if it writes back to disks for others (PR_SET_IO_FLUSHER).
+    pub is_flusher: bool,
 }
 
 /// Places of the parts of a process's memory, for the kernel: `struct prctl_mm_map`, without brk,
@@ -125,6 +130,7 @@ fn parse(text: &str, name: Vec<u8>, stat: &[String]) -> Option<Status> {
         session: stat.get(3)?.parse().ok()?,
         // Field 38 of proc(5).
         exit_signal: stat.get(38 - 3)?.parse().ok()?,
+        is_flusher: stat.get(9 - 3)?.parse::<u64>().ok()? & FLUSHER == FLUSHER,
     })
 }
 
@@ -191,16 +197,6 @@ pub fn auxv(pid: Pid) -> Result<Vec<u8>, Error> {
     read(pid, "auxv")
 }
 
-/// The numbers of its POSIX timers.
-pub fn pending_timers(pid: Pid) -> Result<Vec<String>, Error> {
-    let text = read_text(pid, "timers")?;
-    Ok(text
-        .lines()
-        .filter_map(|line| line.strip_prefix("ID: "))
-        .map(str::to_owned)
-        .collect())
-}
-
 /// Its threads.
 pub fn threads(pid: Pid) -> Result<Vec<Pid>, Error> {
     let mut found = Vec::new();
@@ -233,9 +229,52 @@ pub fn children(pid: Pid) -> Result<Vec<Pid>, Error> {
 /// True if the process ended and nobody has waited for it.
 pub fn is_zombie(pid: Pid) -> Result<bool, Error> {
     let (_, words) = stat(pid, "stat")?;
-    Ok(words
-        .first()
-        .is_some_and(|state| state == "Z" || state == "X"))
+    Ok(is_over(&words))
+}
+
+/// A process that ended and was not waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedProcess {
+    /// Its number.
+    pub pid: Pid,
+    /// The name of its program.
+    pub name: Vec<u8>,
+    /// Its group and session.
+    pub relations: Relations,
+    /// The signal that its parent got when it ended.
+    pub exit_signal: i32,
+    /// Its status, as of wait(2).
+    pub status: i32,
+    /// Other threads of it run.
+    pub has_threads: bool,
+}
+
+/// Reads what is left of a process. None: it has not ended.
+pub fn ended(pid: Pid) -> Result<Option<EndedProcess>, Error> {
+    let (name, words) = stat(pid, "stat")?;
+    if !is_over(&words) {
+        return Ok(None);
+    }
+    let field = |number: usize| words.get(number - 3)?.parse().ok();
+    let found = || {
+        Some(EndedProcess {
+            pid,
+            name,
+            relations: Relations {
+                group: field(5)?,
+                session: field(6)?,
+            },
+            exit_signal: field(38)?,
+            status: field(52)?,
+            has_threads: field(20)? > 1,
+        })
+    };
+    found().map(Some).ok_or_else(|| unreadable(pid, "stat"))
+}
+
+fn is_over(stat: &[String]) -> bool {
+    stat.first()
+        .is_some_and(|state| state == "Z" || state == "X")
 }
 
 /// The relations of a process that keep numbers of others in use.

@@ -31,6 +31,12 @@ pub fn check(image: &Image, options: &RestartOptions) -> Result<(), Error> {
             refusals.push(refuse(process, ProcessPart::Process, reason));
         }
     }
+    for child in &image.ended {
+        if let Some(how) = in_use.of(child.pid) {
+            let parent = image.processes[child.parent as usize].pid;
+            refusals.push(numbers::refusal(parent, child.pid, &how));
+        }
+    }
     if refusals.is_empty() {
         Ok(())
     } else {
@@ -175,7 +181,19 @@ fn open(
             What::Stdio { stream, .. } if options.stdio[*stream as usize].is_none() => {
                 "was external, and no replacement was given".into()
             }
-            What::Stdio { .. } | What::PipeEnd { .. } => continue,
+            What::NamedPipe { path: name, .. } => match std::fs::metadata(path(name)) {
+                Ok(found) if found.mode() & libc::S_IFMT == libc::S_IFIFO => continue,
+                _ => format!(
+                    "was the named pipe {}, which is not there",
+                    path(name).display()
+                ),
+            },
+            What::Stdio { .. }
+            | What::PipeEnd { .. }
+            | What::Special(_)
+            | What::PollSet { .. }
+            | What::SocketEnd { .. }
+            | What::ProcessFile { .. } => continue,
         };
         refusals.push(refuse(
             process,

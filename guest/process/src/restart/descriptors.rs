@@ -3,9 +3,8 @@
 use super::fetch::Fetch;
 use super::files::OpenFiles;
 use super::stubs::Stub;
-use crate::error::{Error, failed};
+use crate::error::Error;
 use crate::image::{Image, What};
-use crate::sys;
 
 /// Gives a stub the descriptors of its process.
 pub fn set(stub: &Stub, files: &OpenFiles) -> Result<(), Error> {
@@ -13,10 +12,7 @@ pub fn set(stub: &Stub, files: &OpenFiles) -> Result<(), Error> {
     let Some(last) = descriptors.last() else {
         return Ok(());
     };
-    let (_, hard) = sys::limit(stub.process.pid, libc::RLIMIT_NOFILE)
-        .map_err(failed("read a resource limit"))?;
-    sys::set_limit(stub.process.pid, libc::RLIMIT_NOFILE, hard, hard)
-        .map_err(failed("set a resource limit"))?;
+    stub.raise_descriptor_limit()?;
     let fetch = Fetch::new(&stub.blank, last.fd + 1)?;
     for descriptor in descriptors {
         // In rising order: the lowest free number is this one or a lower one that is not needed.

@@ -1,17 +1,19 @@
 //! Opens the image's open files in this process. The stubs fetch them.
 
+use std::collections::HashSet;
 use std::fs::File;
-use std::io::Write;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
-use nix::unistd::{Whence, lseek, pipe};
+use nix::unistd::{Whence, lseek};
 
 use super::check::{Identities, path};
 use super::options::RestartOptions;
-use crate::error::{Error, failed};
+use super::pipes::FilledPipe;
+use crate::error::{Error, Pid, ProcessPart, Refusal, failed};
 use crate::image::{Image, MappedFile, OpenFile, What};
 use crate::sys;
 
@@ -19,6 +21,10 @@ use crate::sys;
 #[derive(Debug)]
 pub struct OpenFiles {
     files: Vec<OwnedFd>,
+    /// Those that a poll set cannot see an error or hang-up of.
+    has_no_errors: HashSet<u32>,
+    /// Those that take the place of standard streams.
+    replaced: HashSet<u32>,
 }
 
 impl OpenFiles {
@@ -26,28 +32,120 @@ impl OpenFiles {
     pub fn open(image: &Image, options: &RestartOptions) -> Result<Self, Error> {
         let identities = Identities::of(image)?;
         let mut pipes = Vec::new();
-        for pipe in &image.pipes {
-            pipes.push(filled_pipe(pipe.capacity_bytes, &pipe.held)?);
+        for (index, pipe) in (0..).zip(&image.pipes) {
+            let mut files = image.files.iter();
+            let name = files.find_map(|file| match &file.what {
+                What::NamedPipe { pipe, path } if *pipe == index => Some(&path[..]),
+                _ => None,
+            });
+            pipes.push(FilledPipe::new(pipe, name)?);
         }
         let mut files = Vec::new();
-        for file in &image.files {
+        let (mut has_no_errors, mut replaced) = (HashSet::new(), HashSet::new());
+        for (index, file) in (0..).zip(&image.files) {
             files.push(match &file.what {
                 What::File { path, identity, .. } => {
                     by_path(file, path, Some((*identity, identities)))?
                 }
                 What::Device { path, .. } => by_path(file, path, None)?,
-                What::PipeEnd { pipe, write } => {
-                    let (reader, writer) = &pipes[*pipe as usize];
-                    let end = if *write { writer } else { reader };
-                    let end = end.try_clone().map_err(failed("duplicate a pipe"))?;
-                    fcntl(&end, FcntlArg::F_SETFL(OFlag::from_bits_retain(file.flags)))
-                        .map_err(failed("set up a pipe"))?;
-                    end
+                What::PipeEnd { pipe, .. } => pipes[*pipe as usize].end(file, None)?,
+                What::NamedPipe { pipe, path } => pipes[*pipe as usize].end(file, Some(path))?,
+                What::Stdio { stream, terminal } => {
+                    replaced.insert(index);
+                    stdio(options, *stream, terminal.as_deref())?
                 }
-                What::Stdio { stream, terminal } => stdio(options, *stream, terminal.as_deref())?,
+                What::Special(state) => {
+                    has_no_errors.insert(index);
+                    with_flags(file, state.make())?
+                }
+                What::PollSet { .. } => {
+                    has_no_errors.insert(index);
+                    with_flags(file, sys::poll_set())?
+                }
+                // Until there are processes.
+                What::ProcessFile { .. } | What::SocketEnd { .. } => {
+                    with_flags(file, sys::event_counter(false))?
+                }
             });
         }
-        Ok(Self { files })
+        let opened = Self {
+            files,
+            has_no_errors,
+            replaced,
+        };
+        opened.lock(image)?;
+        Ok(opened)
+    }
+
+    /// Opens the descriptors for processes, all of which are there now.
+    pub fn open_processes(&mut self, image: &Image) -> Result<(), Error> {
+        for (made, file) in self.files.iter_mut().zip(&image.files) {
+            if let What::ProcessFile { pid } = file.what {
+                *made = with_flags(file, sys::pidfd_open(pid))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the ends of a pair of sockets where they belong.
+    pub fn put_sockets(
+        &mut self,
+        image: &Image,
+        index: u32,
+        made: &[OwnedFd; 2],
+    ) -> Result<(), Error> {
+        for (place, file) in self.files.iter_mut().zip(&image.files) {
+            if let What::SocketEnd { pair, second } = file.what
+                && pair == index
+            {
+                *place = with_flags(file, made[usize::from(second)].try_clone())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the locks that are the open files'.
+    fn lock(&self, image: &Image) -> Result<(), Error> {
+        for attached in &image.attached {
+            let file = self.files[attached.file as usize].as_fd();
+            let whole = attached
+                .lock
+                .map(|exclusive| sys::lock_whole(file, exclusive));
+            let ranges = attached
+                .record_locks
+                .iter()
+                .map(|lock| sys::lock_range(file, lock.exclusive, lock.start, lock.len_bytes));
+            for locked in whole.into_iter().chain(ranges) {
+                match locked {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        return Err(taken(image, attached.file));
+                    }
+                    Err(error) => return Err(failed("lock a file")(error)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what must come last, just before the processes run.
+    pub fn start(&self, image: &Image) -> Result<(), Error> {
+        for (made, file) in self.files.iter().zip(&image.files) {
+            if let What::Special(state) = &file.what {
+                state.start(made).map_err(failed("start a timer"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True if a file takes the place of a standard stream.
+    pub fn is_replaced(&self, file: u32) -> bool {
+        self.replaced.contains(&file)
+    }
+
+    /// True if neither errors nor hang-ups can come from a file.
+    pub fn has_no_errors(&self, file: u32) -> bool {
+        self.has_no_errors.contains(&file)
     }
 
     /// The number of an open file here.
@@ -76,7 +174,7 @@ fn by_path(
     let name = path(name);
     let doing = || format!("open {}", name.display());
     // Without flags that would change the file. The kernel keeps none of them.
-    let harmless = file.flags & !(libc::O_CREAT | libc::O_TRUNC | libc::O_EXCL)
+    let harmless = file.flags & !(libc::O_CREAT | libc::O_TRUNC | libc::O_EXCL | libc::O_ASYNC)
         | libc::O_NOCTTY
         | libc::O_CLOEXEC;
     let opened =
@@ -94,16 +192,29 @@ fn by_path(
     Ok(opened)
 }
 
-fn filled_pipe(capacity_bytes: u32, held: &[u8]) -> Result<(OwnedFd, OwnedFd), Error> {
-    let (reader, writer) = pipe().map_err(failed("make a pipe"))?;
-    fcntl(&writer, FcntlArg::F_SETPIPE_SZ(capacity_bytes as i32))
-        .map_err(failed("set a pipe's size"))?;
-    // The pipe has room for all of it, so this does not wait.
-    let filler = writer.try_clone().map_err(failed("duplicate a pipe"))?;
-    File::from(filler)
-        .write_all(held)
-        .map_err(failed("fill a pipe"))?;
-    Ok((reader, writer))
+/// A file that was made without flags, with those of its former one.
+fn with_flags(file: &OpenFile, made: io::Result<OwnedFd>) -> Result<OwnedFd, Error> {
+    let made = made.map_err(failed("make a file without a path"))?;
+    let flags = OFlag::from_bits_retain(file.flags & !libc::O_ASYNC);
+    fcntl(&made, FcntlArg::F_SETFL(flags)).map_err(failed("set the flags of a file"))?;
+    Ok(made)
+}
+
+/// The refusal of a lock that somebody else has.
+fn taken(image: &Image, file: u32) -> Error {
+    let found = image.processes.iter().find_map(|process| {
+        let mut descriptors = process.descriptors.iter();
+        let descriptor = descriptors.find(|descriptor| descriptor.file == file)?;
+        Some(refuse_lock(process.pid, descriptor.fd))
+    });
+    found.unwrap_or(Error::BadImage("a locked file is nobody's"))
+}
+
+/// The refusal of a lock of a process's file that somebody else has.
+pub fn refuse_lock(pid: Pid, fd: i32) -> Error {
+    let reason = "had a lock of a file, and somebody else has it now";
+    let place = ProcessPart::Descriptor(fd);
+    Error::Refused(vec![Refusal::new(pid, place, reason)])
 }
 
 fn stdio(options: &RestartOptions, stream: i32, terminal: Option<&[u8]>) -> Result<OwnedFd, Error> {

@@ -19,6 +19,7 @@ use crate::pages::{PageSource, Placed};
 
 const PR_SET_THP_DISABLE: u64 = libc::PR_SET_THP_DISABLE as u64;
 const PR_GET_THP_DISABLE: u64 = libc::PR_GET_THP_DISABLE as u64;
+const PR_SET_MEMORY_MERGE: u64 = 67;
 const MADV_GUARD_INSTALL: u64 = 102;
 /// The most listings of pinned pages.
 const LISTINGS_MAX: u32 = 64;
@@ -42,7 +43,25 @@ pub fn build(
         finish(stub, mapping)?;
     }
     set_layout(stub, &fetch)?;
-    fetch.end(&stub.blank)
+    fetch.end(&stub.blank)?;
+    set_future(stub)
+}
+
+/// Sets what holds for memory to come.
+fn set_future(stub: &Stub) -> Result<(), Error> {
+    let Some(settings) = stub.settings else {
+        return Ok(());
+    };
+    switch_huge_pages_off(stub, settings.huge_pages_off.into())?;
+    if settings.merges_memory {
+        let arguments = [PR_SET_MEMORY_MERGE, 1, 0, 0, 0];
+        stub.call("make all memory mergeable", libc::SYS_prctl, &arguments)?;
+    }
+    if settings.locks_memory != 0 {
+        let flags = settings.locks_memory as u64;
+        stub.call("lock memory to come", libc::SYS_mlockall, &[flags])?;
+    }
+    Ok(())
 }
 
 /// Moves the vDSO to where the process had it. Old and new place may overlap, so it goes by way of
@@ -217,8 +236,9 @@ fn populate_huge_pages(stub: &Stub, run: &Placed) -> Result<(), Error> {
     Ok(())
 }
 
+/// Takes what the kernel answers to PR_GET_THP_DISABLE: 1, with flags from Linux 6.18 on.
 fn switch_huge_pages_off(stub: &Stub, off: u64) -> Result<(), Error> {
-    let arguments = [PR_SET_THP_DISABLE, off, 0, 0, 0];
+    let arguments = [PR_SET_THP_DISABLE, off & 1, off & !1, 0, 0];
     stub.call("switch huge pages", libc::SYS_prctl, &arguments)
         .map(drop)
 }

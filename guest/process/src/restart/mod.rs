@@ -1,11 +1,13 @@
 //! Makes processes of an image again.
 
 mod advice;
+mod attached;
 mod barriers;
 mod blank;
 mod check;
 mod credentials;
 mod descriptors;
+mod ended;
 mod fetch;
 mod files;
 mod memory;
@@ -13,16 +15,21 @@ mod numbers;
 mod options;
 mod overlay;
 mod pin;
+mod pipes;
+mod poll_sets;
 mod process;
 mod reserve;
+mod socket_pairs;
 mod stubs;
 mod threads;
+mod timers;
 mod workspace;
 
 use crate::error::Error;
 use crate::image::Image;
 use crate::pages::PageSource;
 pub use options::{RestartOptions, Restarted};
+use poll_sets::PollSets;
 pub use reserve::{Empty, Reserve};
 use stubs::Stubs;
 
@@ -39,23 +46,32 @@ pub fn restart(
     source: &mut dyn PageSource,
 ) -> Result<Restarted, Error> {
     check::check(image, options)?;
-    let files = files::OpenFiles::open(image, options)?;
+    let mut files = files::OpenFiles::open(image, options)?;
     let mut stubs = Stubs::new(image, reserve)?;
     stubs.check_processor()?;
+    stubs.set_groups()?;
+    stubs.end_children()?;
+    stubs.stop()?;
+    files.open_processes(image)?;
+    socket_pairs::make(&mut stubs, image, &mut files)?;
     let mut done = Restarted::default();
+    let mut sets = PollSets::new(image);
     for stub in stubs.all() {
         memory::build(stub, &image.kernel, source, &mut done)?;
+        sets.fill(stub, &files)?;
         descriptors::set(stub, &files)?;
         process::set(stub)?;
         barriers::register(stub, image)?;
         threads::start(stub)?;
     }
-    stubs.set_groups()?;
     for stub in stubs.all() {
         descriptors::take_terminal(stub, image)?;
         threads::set(stub)?;
         process::set_last(stub)?;
+        timers::start(stub)?;
+        attached::set(stub, image)?;
     }
+    files.start(image)?;
     stubs.release()?;
     Ok(done)
 }

@@ -20,8 +20,10 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub fn wait_for_parents(image: &Image) {
     let began = Instant::now();
     let threads = image.processes.iter().flat_map(|process| &process.threads);
+    let ended = image.ended.iter().map(|child| child.pid);
+    let numbers = threads.map(|thread| thread.tid).chain(ended);
     let is_zombie = |tid: Pid| observe::is_zombie(tid).is_ok_and(|ended| ended);
-    while threads.clone().any(|thread| is_zombie(thread.tid)) && began.elapsed() < ZOMBIE_LIMIT {
+    while numbers.clone().any(is_zombie) && began.elapsed() < ZOMBIE_LIMIT {
         std::thread::sleep(PAUSE);
     }
 }

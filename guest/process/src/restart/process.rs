@@ -6,13 +6,15 @@ use std::os::fd::AsRawFd;
 
 use super::check::path;
 use super::fetch::Fetch;
-use super::stubs::Stub;
+use super::stubs::{Stub, signal_of};
 use crate::error::{Error, failed};
 use crate::image::{ItimerValue, SignalAction};
 use crate::observe;
 use crate::sys;
 
 const SIGSET_BYTES: u64 = 8;
+/// Since Linux 6.3.
+const PR_SET_MDWE: u64 = 65;
 
 /// Sets the state that its threads will share, while it still has all privileges.
 pub fn set(stub: &Stub) -> Result<(), Error> {
@@ -47,6 +49,14 @@ pub fn set(stub: &Stub) -> Result<(), Error> {
     if now.trim() != process.oom_score_adj.to_string() {
         std::fs::write(&score, process.oom_score_adj.to_string())
             .map_err(failed(format!("write {score}")))?;
+    }
+    if let Some(filter) = stub.settings.and_then(|settings| settings.core_filter) {
+        let file = format!("/proc/{}/coredump_filter", process.pid);
+        let now = observe::core_filter(process.pid)?;
+        if now != Some(filter) {
+            let value = format!("{filter:#x}");
+            std::fs::write(&file, value).map_err(failed(format!("write {file}")))?;
+        }
     }
     if process.subreaper {
         let arguments = [libc::PR_SET_CHILD_SUBREAPER as u64, 1, 0, 0, 0];
@@ -88,6 +98,13 @@ pub fn set_last(stub: &Stub) -> Result<(), Error> {
             0,
         ];
         stub.call("set the dumpable flag", libc::SYS_prctl, &arguments)?;
+    }
+    let denied = stub
+        .settings
+        .map_or(0, |settings| settings.deny_write_execute);
+    if denied != 0 {
+        let arguments = [PR_SET_MDWE, denied.into(), 0, 0, 0];
+        stub.call("deny memory to write and run", libc::SYS_prctl, &arguments)?;
     }
     for info in &process.pending {
         let signal = signal_of(info);
@@ -136,10 +153,4 @@ pub fn set_limits(stub: &Stub) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// The number of the signal that a siginfo_t is about.
-pub fn signal_of(info: &[u8]) -> u64 {
-    info.first_chunk()
-        .map_or(0, |bytes| u32::from_le_bytes(*bytes).into())
 }

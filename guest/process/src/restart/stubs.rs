@@ -3,21 +3,31 @@
 
 use crate::arch::xfeatures;
 use crate::error::{Error, ProcessPart, Refusal, failed};
-use crate::image::{Image, Process};
+use crate::image::{Ended, Image, Process, Settings};
 use crate::inject::{Memory, Remote};
 use crate::observe;
 use crate::sys;
 
 use super::blank::{self, Blank};
-use super::numbers;
 use super::reserve::{Frames, Reserve};
 use super::workspace::Workspace;
+use super::{ended, numbers};
+
+const SIGSET_BYTES: u64 = 8;
+
+/// The number of the signal that a siginfo_t is about.
+pub fn signal_of(info: &[u8]) -> u64 {
+    info.first_chunk()
+        .map_or(0, |bytes| u32::from_le_bytes(*bytes).into())
+}
 
 /// A process that is being made.
 #[derive(Debug)]
 pub struct Stub<'a> {
     /// The process of the image that it becomes.
     pub process: &'a Process,
+    /// Further settings of that process; an older image has none.
+    pub settings: Option<&'a Settings>,
     /// The process that it is so far.
     pub blank: Blank,
     /// Its threads but the leader.
@@ -46,6 +56,14 @@ impl Stub<'_> {
     pub fn put(&self, bytes: &[u8]) -> Result<u64, Error> {
         self.blank.put(bytes)
     }
+
+    /// Allows it as many descriptors as it can have. Its limits are set later.
+    pub fn raise_descriptor_limit(&self) -> Result<(), Error> {
+        let pid = self.process.pid;
+        let (_, hard) =
+            sys::limit(pid, libc::RLIMIT_NOFILE).map_err(failed("read a resource limit"))?;
+        sys::set_limit(pid, libc::RLIMIT_NOFILE, hard, hard).map_err(failed("set a resource limit"))
+    }
 }
 
 /// A thread of a stub.
@@ -72,6 +90,8 @@ impl StubThread<'_> {
 pub struct Stubs<'a> {
     image: &'a Image,
     stubs: Vec<Stub<'a>>,
+    /// Children that are to end before the others run.
+    ending: Vec<(&'a Ended, Blank)>,
 }
 
 impl<'a> Stubs<'a> {
@@ -81,6 +101,7 @@ impl<'a> Stubs<'a> {
         let mut all = Self {
             image,
             stubs: Vec::new(),
+            ending: Vec::new(),
         };
         let first = &image.processes[0];
         let reserve = reserve.filter(|reserve| reserve.fits(image));
@@ -91,17 +112,30 @@ impl<'a> Stubs<'a> {
             Some((blank, frames)) => all.add(first, blank, Some(frames))?,
             None => all.add_copy(first, Workspace::choose(Some(image), 0)?)?,
         }
-        for process in &image.processes[1..] {
-            let parent = &all.stubs[process.parent.unwrap_or(0) as usize].blank;
-            let blank = Blank {
-                leader: parent.clone_with(process.pid, 0, libc::SIGCHLD)?,
-                memory: Memory::open(process.pid)?,
-                workspace: parent.workspace,
-                vdso: parent.vdso.clone(),
-            };
+        for (index, process) in image.processes.iter().enumerate().skip(1) {
+            let settings = image.settings.get(index);
+            let exit_signal = settings.map_or(libc::SIGCHLD, |settings| settings.exit_signal);
+            let blank = all.child_of(process.parent.unwrap_or(0), process.pid, exit_signal)?;
             all.add(process, blank, None)?;
         }
+        for child in &image.ended {
+            let blank = all.child_of(child.parent, child.pid, child.exit_signal)?;
+            if child.session == child.pid {
+                blank.call("make a session", libc::SYS_setsid, &[])?;
+            }
+            all.ending.push((child, blank));
+        }
         Ok(all)
+    }
+
+    fn child_of(&self, parent: u32, pid: i32, exit_signal: i32) -> Result<Blank, Error> {
+        let parent = &self.stubs[parent as usize].blank;
+        Ok(Blank {
+            leader: parent.clone_with(pid, 0, exit_signal)?,
+            memory: Memory::open(pid)?,
+            workspace: parent.workspace,
+            vdso: parent.vdso.clone(),
+        })
     }
 
     fn add(
@@ -112,6 +146,7 @@ impl<'a> Stubs<'a> {
     ) -> Result<(), Error> {
         self.stubs.push(Stub {
             process,
+            settings: self.image.settings.get(self.stubs.len()),
             blank,
             others: Vec::new(),
             frames,
@@ -164,19 +199,23 @@ impl<'a> Stubs<'a> {
 
     /// Puts the processes into their groups.
     pub fn set_groups(&self) -> Result<(), Error> {
-        let is_ours = |number: i32| self.stubs.iter().any(|stub| stub.process.pid == number);
-        let grouped = self.stubs.iter().filter(|stub| is_ours(stub.process.group));
+        let running = self.stubs.iter().map(|stub| {
+            let process = stub.process;
+            (&stub.blank, process.pid, process.group, process.session)
+        });
+        let ending = self.ending.iter();
+        let ending = ending.map(|(child, blank)| (blank, child.pid, child.group, child.session));
+        let all: Vec<_> = running.chain(ending).collect();
+        let is_ours = |number: i32| all.iter().any(|(_, pid, _, _)| *pid == number);
+        let grouped = all.iter().filter(|(_, _, group, _)| is_ours(*group));
         // A group must exist before others can join.
         let (leaders, members): (Vec<_>, Vec<_>) =
-            grouped.partition(|stub| stub.process.group == stub.process.pid);
-        for stub in leaders.into_iter().chain(members) {
+            grouped.partition(|(_, pid, group, _)| group == pid);
+        for (blank, pid, group, session) in leaders.into_iter().chain(members) {
             // The leader of a session leads a group already, and may not be moved.
-            if stub.process.session != stub.process.pid {
-                stub.call(
-                    "set the process group",
-                    libc::SYS_setpgid,
-                    &[0, stub.process.group as u64],
-                )?;
+            if session != pid {
+                let arguments = [0, group as u64];
+                blank.call("set the process group", libc::SYS_setpgid, &arguments)?;
             }
         }
         for stub in self
@@ -191,6 +230,45 @@ impl<'a> Stubs<'a> {
                 );
                 let refusal = Refusal::new(process.pid, ProcessPart::Process, reason);
                 return Err(Error::Refused(vec![refusal]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the children end that had ended. Their parents have no signals from them pending: those
+    /// that are in the image are made pending later.
+    pub fn end_children(&mut self) -> Result<(), Error> {
+        for (child, blank) in self.ending.drain(..) {
+            let parent = &self.stubs[child.parent as usize];
+            // Else the kernel would wait for the child itself.
+            let action = parent.put(&[0; 32])?;
+            let arguments = [libc::SIGCHLD as u64, action, 0, SIGSET_BYTES];
+            parent.call("have children kept", libc::SYS_rt_sigaction, &arguments)?;
+            ended::end(child, &blank).inspect_err(|_| blank::end(child.pid))?;
+            ended::forget_signal(&parent.blank, child.exit_signal)?;
+        }
+        Ok(())
+    }
+
+    /// Stops those that were stopped. They make system calls all the same, and stay stopped when
+    /// they are released. Each has one thread so far, as all threads must stop.
+    pub fn stop(&self) -> Result<(), Error> {
+        for stub in &self.stubs {
+            if !stub.settings.is_some_and(|settings| settings.is_stopped) {
+                continue;
+            }
+            ended::stop(&stub.blank)?;
+            let Some(parent) = stub.process.parent else {
+                continue;
+            };
+            let parent = &self.stubs[parent as usize];
+            ended::forget_signal(&parent.blank, libc::SIGCHLD)?;
+            // A parent that has yet to hear of it has yet to see it, too.
+            let mut pending = parent.process.pending.iter();
+            if pending.all(|info| signal_of(info) != libc::SIGCHLD as u64) {
+                let how = (libc::WUNTRACED | libc::WNOHANG | libc::__WALL) as u64;
+                let arguments = [stub.process.pid as u64, 0, how, 0];
+                parent.call("see that a child stopped", libc::SYS_wait4, &arguments)?;
             }
         }
         Ok(())
@@ -219,6 +297,9 @@ impl<'a> Stubs<'a> {
 
 impl Drop for Stubs<'_> {
     fn drop(&mut self) {
+        for (child, _) in &self.ending {
+            blank::end(child.pid);
+        }
         for stub in &self.stubs {
             let _ = sys::kill(stub.process.pid, libc::SIGKILL);
         }

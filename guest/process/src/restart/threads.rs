@@ -1,10 +1,11 @@
 //! Threads of a stub.
 
 use super::credentials;
-use super::process::{set_limits, signal_of};
-use super::stubs::{Stub, StubThread};
+use super::process::set_limits;
+use super::stubs::{Stub, StubThread, signal_of};
 use crate::error::{Error, failed};
-use crate::image::Thread;
+use crate::image::{Thread, ThreadSettings};
+use crate::observe;
 use crate::sys;
 
 const SHARE_ALL: i32 = libc::CLONE_VM
@@ -13,6 +14,11 @@ const SHARE_ALL: i32 = libc::CLONE_VM
     | libc::CLONE_SIGHAND
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM;
+const PR_GET_SPECULATION_CTRL: u64 = 52;
+const PR_SET_SPECULATION_CTRL: u64 = 53;
+/// In an answer: the thread may choose.
+const PR_SPEC_PRCTL: u32 = 1;
+const PR_SPEC_ENABLE: u32 = 2;
 /// Not a flag that may be set: the kernel says by it where the thread runs.
 const SS_ONSTACK: i32 = 1;
 
@@ -28,9 +34,16 @@ pub fn start(stub: &mut Stub) -> Result<(), Error> {
 /// Sets what each thread has of its own, and the limits of the process: both need privileges that
 /// the threads lose here.
 pub fn set(stub: &Stub) -> Result<(), Error> {
-    for (remote, thread) in stub.threads().zip(&stub.process.threads) {
+    for (index, (remote, thread)) in stub.threads().zip(&stub.process.threads).enumerate() {
         scheduling(thread)?;
-        set_own(&StubThread { stub, remote }, thread)?;
+        let stub_thread = StubThread { stub, remote };
+        set_own(&stub_thread, thread)?;
+        let settings = stub
+            .settings
+            .and_then(|settings| settings.threads.get(index));
+        if let Some(settings) = settings {
+            further(&stub_thread, settings)?;
+        }
     }
     set_limits(stub)?;
     for (remote, thread) in stub.threads().zip(&stub.process.threads) {
@@ -56,6 +69,48 @@ fn scheduling(thread: &Thread) -> Result<(), Error> {
     sys::set_schedule(tid, thread.schedule)
         .map_err(failed(format!("set the scheduling of thread {tid}")))?;
     sys::set_nice(tid, thread.nice).map_err(failed(format!("set the nice value of thread {tid}")))
+}
+
+/// Sets what differs from what the thread has from its process.
+fn further(thread: &StubThread, settings: &ThreadSettings) -> Result<(), Error> {
+    let tid = thread.remote.tid();
+    if observe::timer_slack_ns(tid)? != settings.timer_slack_ns {
+        let slack = settings.timer_slack_ns;
+        thread.prctl("set the timer slack", libc::PR_SET_TIMERSLACK, slack)?;
+    }
+    if settings.time_stamps != libc::PR_TSC_ENABLE as u32 {
+        let value = settings.time_stamps.into();
+        thread.prctl("forbid time stamps", libc::PR_SET_TSC, value)?;
+    }
+    if settings.memory_failure != libc::PR_MCE_KILL_DEFAULT as u32 {
+        let arguments = [
+            libc::PR_MCE_KILL as u64,
+            libc::PR_MCE_KILL_SET as u64,
+            settings.memory_failure.into(),
+            0,
+            0,
+        ];
+        thread.call(
+            "choose what failed memory does",
+            libc::SYS_prctl,
+            &arguments,
+        )?;
+    }
+    for (what, answer) in settings.speculation.iter().enumerate() {
+        let asked = answer & !PR_SPEC_PRCTL;
+        // Without this bit the thread had no choice.
+        if answer & PR_SPEC_PRCTL == 0 || asked == PR_SPEC_ENABLE && what < 2 {
+            continue;
+        }
+        let get = [PR_GET_SPECULATION_CTRL, what as u64, 0, 0, 0];
+        let now = thread.remote.try_call(libc::SYS_prctl, &get)?.unwrap_or(0);
+        // A processor that is not affected has nothing to set.
+        if now as u32 != *answer && now as u32 & PR_SPEC_PRCTL != 0 {
+            let arguments = [PR_SET_SPECULATION_CTRL, what as u64, asked.into(), 0, 0];
+            thread.call("choose speculation", libc::SYS_prctl, &arguments)?;
+        }
+    }
+    Ok(())
 }
 
 /// Sets what a thread has of its own, but for its credentials.

@@ -3,19 +3,30 @@
 
 mod process;
 mod ptrace;
+mod special;
 mod terminal;
+mod unix_sockets;
 
 pub use process::{
-    FileTable, Schedule, affinity, clone_stub, kill, limit, nice, pidfd_getfd, pidfd_open,
-    robust_list, same_open_file, schedule, set_affinity, set_limit, set_nice, set_schedule,
-    share_table,
+    FileTable, OWNER_GROUP, OWNER_THREAD, Schedule, WITNESS_NAME, affinity, can_flush_l1d,
+    clone_stub, clone_witness, core_cookie, file_owner, has_landlock, kill, limit, lock_range,
+    lock_whole, nice, pidfd_getfd, pidfd_open, robust_list, same_open_file, schedule, set_affinity,
+    set_limit, set_nice, set_schedule, share_table,
 };
 pub use ptrace::{
-    Options, Queue, Stop, Waited, continue_with, detach, interrupt, pending_signals, poll_stop,
-    registers, rseq_area, seize, set_registers, set_signal_mask, set_xstate, signal_mask,
-    step_syscall, wait_stop, xstate,
+    Options, Queue, Stop, Waited, continue_with, detach, dispatches_calls, interrupt,
+    pending_signals, poll_stop, registers, rseq_area, seize, set_registers, set_signal_mask,
+    set_xstate, signal_mask, step_syscall, wait_stop, xstate,
+};
+pub use special::{
+    arm_timer, clock, event_counter, is_ready, poll_set, set_timer_ticks, signals, timer,
+    timer_left, watches,
 };
 pub use terminal::{set_terminal_modes, terminal_modes};
+pub use unix_sockets::{
+    UnixSocket, maker, peek_stream, send_all, set_socket_option, shut_down, socket_option,
+    unix_sockets,
+};
 
 use std::io;
 

@@ -10,6 +10,13 @@ use crate::arch;
 
 /// A flag of clone3(2); libc has it in a type that is too narrow.
 const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+/// The name of a process that only stands and waits, once it is ready.
+pub const WITNESS_NAME: &std::ffi::CStr = c"nvvmm-witness";
+/// The type of an open file's owner that is a thread.
+pub const OWNER_THREAD: i32 = 0;
+/// The type of an open file's owner that is a process group.
+pub const OWNER_GROUP: i32 = 2;
 const KCMP_FILE: i32 = 0;
 const KCMP_VM: i32 = 1;
 const KCMP_FILES: i32 = 2;
@@ -59,6 +66,113 @@ pub fn clone_stub(pid: Option<i32>) -> io::Result<i32> {
         }
         check(child).map(|pid| pid as i32)
     }
+}
+
+/// Starts a process of this user and group that has no privileges and no open files, and waits for
+/// ever. It ends with this process.
+pub fn clone_witness(user: u32, group: u32) -> io::Result<i32> {
+    // SAFETY: clone_args is plain numbers: all zero is one.
+    let mut request: libc::clone_args = unsafe { std::mem::zeroed() };
+    request.flags = CLONE_CLEAR_SIGHAND;
+    request.exit_signal = libc::SIGCHLD as u64;
+    // struct __user_cap_header_struct, and two of __user_cap_data_struct: no capabilities.
+    let (header, none) = ([CAPABILITY_VERSION, 0], [0u32; 6]);
+    // SAFETY: without CLONE_VM this is a fork: the child has memory of its own, and makes nothing
+    // but system calls with numbers and with its copies of header and none.
+    unsafe {
+        let child = libc::syscall(libc::SYS_clone3, &raw mut request, size_of_val(&request));
+        if child == 0 {
+            libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0);
+            libc::syscall(libc::SYS_setresgid, group, group, group);
+            libc::syscall(libc::SYS_setresuid, user, user, user);
+            libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr());
+            libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            // Last: it says that all of this is done.
+            libc::syscall(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 1);
+            libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, WITNESS_NAME.as_ptr());
+            loop {
+                libc::syscall(arch::SYS_PAUSE);
+            }
+        }
+        check(child).map(|pid| pid as i32)
+    }
+}
+
+/// True if this kernel can confine processes by Landlock.
+pub fn has_landlock() -> bool {
+    const VERSION: u32 = 1;
+    // SAFETY: the call takes numbers only, and makes nothing.
+    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0usize, 0usize, VERSION) > 0 }
+}
+
+/// True if a thread of this machine can have the L1 cache flushed for it.
+pub fn can_flush_l1d() -> bool {
+    const PR_GET_SPECULATION_CTRL: i32 = 52;
+    const PR_SPEC_L1D_FLUSH: usize = 2;
+    const PR_SPEC_PRCTL: i32 = 1;
+    // SAFETY: the call takes numbers only.
+    let answer = unsafe {
+        libc::prctl(
+            PR_GET_SPECULATION_CTRL,
+            PR_SPEC_L1D_FLUSH,
+            0usize,
+            0usize,
+            0usize,
+        )
+    };
+    answer > 0 && answer & PR_SPEC_PRCTL != 0
+}
+
+/// The cookie of core scheduling of a thread; 0: none, or the kernel has no such thing.
+pub fn core_cookie(tid: i32) -> u64 {
+    const PR_SCHED_CORE: i32 = 62;
+    let mut cookie = 0u64;
+    // SAFETY: the kernel writes the eight bytes of cookie.
+    let asked =
+        unsafe { libc::prctl(PR_SCHED_CORE, 0usize, tid as usize, 0usize, &raw mut cookie) };
+    if asked == 0 { cookie } else { 0 }
+}
+
+/// Reads who gets the signals of an open file: the type and the number, if it is anybody, and the
+/// signal in place of SIGIO.
+pub fn file_owner(file: BorrowedFd) -> io::Result<(Option<(i32, i32)>, i32)> {
+    const F_GETSIG: i32 = 11;
+    const F_GETOWN_EX: i32 = 16;
+    // struct f_owner_ex.
+    let mut owner = [0i32; 2];
+    // SAFETY: the kernel writes the two numbers of owner.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), F_GETOWN_EX, owner.as_mut_ptr()) }.into())?;
+    // SAFETY: the call takes numbers only.
+    let signal = check(unsafe { libc::fcntl(file.as_raw_fd(), F_GETSIG) }.into())?;
+    let owner = (owner[1] != 0).then_some((owner[0], owner[1]));
+    Ok((owner, signal as i32))
+}
+
+/// Locks a range of a file, for the open file (F_OFD_SETLK): EAGAIN if somebody else has it.
+pub fn lock_range(file: BorrowedFd, exclusive: bool, start: u64, len_bytes: u64) -> io::Result<()> {
+    // SAFETY: flock is plain numbers: all zero is one.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = if exclusive {
+        libc::F_WRLCK
+    } else {
+        libc::F_RDLCK
+    } as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    (lock.l_start, lock.l_len) = (start as i64, len_bytes as i64);
+    // SAFETY: the kernel reads lock.
+    let set = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
+    check(set.into()).map(drop)
+}
+
+/// Locks a file as a whole, for the open file (flock(2)): EAGAIN if somebody else has it.
+pub fn lock_whole(file: BorrowedFd, exclusive: bool) -> io::Result<()> {
+    let how = if exclusive {
+        libc::LOCK_EX
+    } else {
+        libc::LOCK_SH
+    };
+    // SAFETY: the call takes numbers only.
+    check(unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) }.into()).map(drop)
 }
 
 /// Sends a signal to a process.

@@ -196,6 +196,24 @@ pub fn rseq_area(tid: i32) -> io::Result<Option<RseqArea>> {
     }))
 }
 
+/// True if system calls of a stopped thread are dispatched to a handler of its program
+/// (PR_SET_SYSCALL_USER_DISPATCH). Linux before 6.4 does not tell.
+pub fn dispatches_calls(tid: i32) -> bool {
+    const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
+    // struct ptrace_sud_config: mode, selector, offset, length.
+    let mut found = [0u64; 4];
+    // SAFETY: the kernel writes at most the size that is given, which is that of found.
+    let asked = unsafe {
+        libc::ptrace(
+            PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG,
+            tid,
+            size_of_val(&found),
+            found.as_mut_ptr(),
+        )
+    };
+    asked == 0 && found[0] != 0
+}
+
 /// The pending signals of a stopped thread, or of its process, oldest first: each the bytes of a
 /// siginfo_t.
 pub fn pending_signals(tid: i32, queue: Queue) -> io::Result<Vec<Vec<u8>>> {

@@ -172,6 +172,9 @@ impl Subject {
                 self.log()
             );
         }
+        for child in &image.ended {
+            waitpid(Pid::from_raw(child.pid), None).expect("an end that nobody had waited for");
+        }
     }
 
     /// Tells it to go on; it must find all as it was.
@@ -236,7 +239,7 @@ pub fn round_trips(scenario: &str) {
         return;
     }
     let options = CaptureOptions {
-        tree: scenario == scenarios::WITH_CHILDREN,
+        tree: scenarios::WITH_CHILDREN.contains(&scenario),
         ..CaptureOptions::default()
     };
     let capture = |subject: &Subject, afterwards| {

@@ -2,7 +2,9 @@
 //! without it, it says so and fails where `NVVMM_REQUIRE_ROOT` is set.
 
 mod adopts;
+mod event_loops;
 mod harness;
+mod interfaces;
 mod moves;
 #[path = "../proc_view.rs"]
 mod proc_view;

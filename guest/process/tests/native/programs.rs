@@ -57,7 +57,7 @@ fn outcome(directory: &Path) -> (Vec<u8>, String) {
 }
 
 /// Runs a program to its end, once as usual and once through captures and restarts.
-fn goes_on(program: &[&str], input: &[u8]) {
+pub fn goes_on(program: &[&str], input: &[u8]) {
     if !can_run() {
         return;
     }

@@ -57,6 +57,72 @@ macro_rules! refuses {
 
 for_each_refusal!(refuses);
 
+/// Refuses a state that shows only when the process stands still: the check before finds nothing.
+fn refused_when_it_stands_still(scenario: &str, reason: &str) {
+    if !can_run() {
+        return;
+    }
+    let mut subject = Subject::start(scenario);
+    subject.check().expect("nothing shows yet");
+    let found = subject.capture_unchecked(CaptureOptions::default());
+    expect_refusal(found, reason);
+    subject.finish();
+}
+
+#[test]
+fn confinement_by_landlock() {
+    refused_when_it_stands_still("landlock-files", "is confined by Landlock");
+    refused_when_it_stands_still("landlock-network", "is confined by Landlock");
+}
+
+#[test]
+fn keys_of_its_own() {
+    refused_when_it_stands_still("keys", "has keys of its own");
+}
+
+#[test]
+fn system_calls_that_are_dispatched() {
+    refused_when_it_stands_still("dispatched-calls", "has its system calls dispatched");
+}
+
+/// A lock that somebody else has by the time of a restart.
+#[test]
+fn restart_without_a_lock() {
+    if !can_run() {
+        return;
+    }
+    let mut subject = Subject::start("file-locks");
+    let captured = subject.capture(CaptureOptions::default(), FreezeEnd::Kill);
+    let (image, mut pages) = captured.unwrap_or_else(|error| panic!("capture: {error}"));
+    subject.reap_killed(&image);
+    for name in ["whole", "r", "own"] {
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(subject.path(name))
+            .expect("a file");
+        if name == "whole" {
+            file.lock().expect("a lock");
+        } else {
+            let mut lock = nix::libc::flock {
+                l_type: nix::libc::F_WRLCK as i16,
+                l_whence: 0,
+                l_start: 0,
+                l_len: 0,
+                l_pid: 0,
+            };
+            nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&mut lock)).expect("a lock");
+        }
+        let refused = restart(&image, &RestartOptions::default(), None, &mut pages);
+        expect_refusal(
+            refused,
+            "had a lock of a file, and somebody else has it now",
+        );
+    }
+    subject.restart(&image, &mut pages);
+    subject.finish();
+}
+
 /// A restart refuses a file that was mapped and has changed, a kernel other than the image's, and a
 /// number that is in use.
 #[test]

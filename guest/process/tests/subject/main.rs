@@ -4,6 +4,7 @@
 //! `detached`.
 
 mod detached;
+mod event_loops;
 mod files;
 mod identity;
 mod memory;
@@ -12,7 +13,9 @@ mod proc_view;
 mod processes;
 mod refused;
 mod registers;
+mod settings;
 mod signals;
+mod sockets;
 mod syscalls;
 mod threads;
 
@@ -65,6 +68,9 @@ fn run(name: &str, directory: PathBuf) {
         threads::scenario,
         signals::scenario,
         files::scenario,
+        event_loops::scenario,
+        settings::scenario,
+        sockets::scenario,
         identity::scenario,
         registers::scenario,
         syscalls::scenario,

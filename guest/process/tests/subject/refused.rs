@@ -4,10 +4,10 @@ use std::fs::{File, Permissions};
 use std::io::{Read, Write, pipe};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::{mem, ptr};
+use std::ptr;
 
 use crate::memory::{PAGE, Region};
 use crate::processes::{fork, wait};
@@ -18,6 +18,7 @@ const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 /// Sets one thing up, and keeps it.
 pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
     descriptor(name, fixture)
+        .or_else(|| confined(name))
         .or_else(|| mapping(name, fixture))
         .or_else(|| whole_process(name, fixture))
 }
@@ -25,13 +26,22 @@ pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
 /// Things that have a file descriptor.
 fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
     Some(match name {
-        "connected-socket" => keep(UnixStream::pair().expect("sockets")),
-        "io-uring" => keep(io_uring()),
-        "epoll" => {
-            // SAFETY: the call takes numbers only.
-            assert!(unsafe { libc::epoll_create1(0) } >= 0);
-            keep(())
+        "connected-socket" => {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            let address = listener.local_addr().expect("an address");
+            keep((
+                std::net::TcpStream::connect(address).expect("a socket"),
+                listener,
+            ))
         }
+        "named-socket" => {
+            let listener = UnixListener::bind(fixture.path("socket")).expect("a socket");
+            keep((
+                UnixStream::connect(fixture.path("socket")).expect("a socket"),
+                listener,
+            ))
+        }
+        "io-uring" => keep(io_uring()),
         "memfd" => {
             // SAFETY: the name lives through the call.
             assert!(unsafe { libc::memfd_create(c"test".as_ptr(), 0) } >= 0);
@@ -42,11 +52,29 @@ fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
             std::fs::remove_file(fixture.path("deleted")).expect("the file");
             keep(file)
         }
-        "file-lock" => {
-            let file = File::create(fixture.path("locked")).expect("a file");
+        "lease" => {
+            let file = File::create(fixture.path("leased")).expect("a file");
             // SAFETY: the call takes numbers only.
-            assert_eq!(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) }, 0);
+            let set = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
+            assert_eq!(set, 0);
             keep(file)
+        }
+        "inotify" => {
+            // SAFETY: the call takes numbers only.
+            assert!(unsafe { libc::inotify_init1(libc::IN_CLOEXEC) } >= 0);
+            keep(())
+        }
+        "shared-counter" => {
+            // SAFETY: the call takes numbers only.
+            assert!(unsafe { libc::eventfd(0, 0) } >= 0);
+            orphan(|| {
+                // SAFETY: the call takes numbers only.
+                unsafe { libc::alarm(60) };
+                while fixture.directory.exists() && !fixture.path("passed").exists() {
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
+            });
+            keep(())
         }
         "outside-pipe" => {
             let (mut reader, writer) = pipe().expect("a pipe");
@@ -59,6 +87,63 @@ fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
         }
         _ => return None,
     })
+}
+
+/// Confinement and keys, which nobody but the process itself, or a tracer, can tell.
+fn confined(name: &str) -> Option<Check> {
+    Some(match name {
+        "landlock-files" => landlock([1 << 2, 0, 0]),
+        "landlock-network" => landlock([0, 1, 0]),
+        "keys" => keys(),
+        "dispatched-calls" => {
+            const SET_DISPATCH: i32 = 59;
+            // The selector lets all calls pass.
+            let selector: &'static mut u8 = Box::leak(Box::new(0));
+            // SAFETY: the selector lives as long as this process.
+            let set = unsafe {
+                libc::prctl(
+                    SET_DISPATCH,
+                    1usize,
+                    0usize,
+                    0usize,
+                    ptr::from_mut(selector),
+                )
+            };
+            assert_eq!(set, 0);
+            keep(())
+        }
+        _ => return None,
+    })
+}
+
+/// Confines this process: what is given is forbidden to it of files, networks and others.
+fn landlock(forbidden: [u64; 3]) -> Check {
+    // SAFETY: the rules live through the call; the others take numbers only.
+    unsafe {
+        let size = if forbidden[1] == 0 { 8 } else { 16 };
+        let create = libc::SYS_landlock_create_ruleset;
+        let rules = libc::syscall(create, forbidden.as_ptr(), size, 0);
+        assert!(rules >= 0, "landlock: {}", std::io::Error::last_os_error());
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::syscall(libc::SYS_landlock_restrict_self, rules, 0), 0);
+        libc::close(rules as i32);
+    }
+    keep(())
+}
+
+/// A session keyring with a key in it.
+fn keys() -> Check {
+    const JOIN_SESSION: i32 = 1;
+    const SESSION: i32 = -3;
+    // SAFETY: the texts live through the calls.
+    unsafe {
+        let joined = libc::syscall(libc::SYS_keyctl, JOIN_SESSION, ptr::null::<u8>());
+        assert!(joined > 0, "keyctl: {}", std::io::Error::last_os_error());
+        let (kind, name) = (c"user".as_ptr(), c"nvvmm-test".as_ptr());
+        let added = libc::syscall(libc::SYS_add_key, kind, name, name, 4usize, SESSION);
+        assert!(added > 0, "add_key: {}", std::io::Error::last_os_error());
+    }
+    keep(())
 }
 
 /// Kinds of memory.
@@ -114,17 +199,6 @@ fn whole_process(name: &str, fixture: &Fixture) -> Option<Check> {
         "foreign-namespace" => {
             // SAFETY: the call takes numbers only.
             assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWUTS) }, 0);
-            keep(())
-        }
-        "posix-timer" => {
-            // SAFETY: the timer's number has a place to go.
-            unsafe {
-                let mut timer = mem::zeroed();
-                assert_eq!(
-                    libc::timer_create(libc::CLOCK_MONOTONIC, ptr::null_mut(), &mut timer),
-                    0
-                );
-            }
             keep(())
         }
         "child" => keep(

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use nvvmm::process::first_privilege;
 use nvvmm_process::image::{
-    Image, MappedFile, Mapping, OpenFile, Process, SignalAction, Thread, What,
+    EventCounter, Image, MappedFile, Mapping, OpenFile, PollEntry, Process, Settings, SignalAction,
+    SocketPair, Special, Thread, ThreadSettings, What,
 };
 
 use crate::script::Script;
@@ -44,13 +45,33 @@ fn example() -> &'static [u8] {
             stream: 1,
             terminal: None,
         };
+        let counter = What::Special(Special::EventCounter(EventCounter {
+            count: 1,
+            semaphore: false,
+        }));
+        let entries = vec![PollEntry {
+            fd: 3,
+            file: 1,
+            events: 1,
+            data: 2,
+        }];
+        let file = |what| OpenFile {
+            what,
+            flags: 0,
+            offset: 0,
+        };
         let mut image = Image {
-            files: vec![OpenFile {
-                what: stdio,
-                flags: 0,
-                offset: 0,
-            }],
+            files: vec![file(stdio), file(counter), file(What::PollSet { entries })],
             processes: vec![process],
+            settings: vec![Settings {
+                threads: vec![ThreadSettings::default(); 2],
+                ..Settings::default()
+            }],
+            pairs: vec![SocketPair {
+                kind: 1,
+                maker: (7, 1000, 1000),
+                ..SocketPair::default()
+            }],
             ..Image::default()
         };
         image.kernel.vdso_bytes = 0x2000;

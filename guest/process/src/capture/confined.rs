@@ -1,0 +1,95 @@
+//! Threads that are confined in a way that no file of /proc shows (Landlock).
+//!
+//! A confined thread may not look into a process outside of its confinement, not even into one of
+//! its own user that has no privileges. So such a process is made, the witness, and the thread is
+//! asked to look.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::asked::Answers;
+use super::observed::Observed;
+use crate::error::{Error, Pid, ProcessPart, failed};
+use crate::freeze::FrozenProcess;
+use crate::observe::{self, Ids};
+use crate::sys::{self, Waited};
+
+/// The longest time that a witness may take to be ready.
+const READY_LIMIT: Duration = Duration::from_secs(5);
+
+/// One witness for each user and group. When dropped, it ends them.
+#[derive(Debug, Default)]
+pub struct Witnesses {
+    made: HashMap<(u32, u32), Pid>,
+}
+
+impl Witnesses {
+    /// A witness of the real user and group. None: this kernel confines nobody.
+    pub fn of(&mut self, ids: &Ids) -> Result<Option<Pid>, Error> {
+        if !sys::has_landlock() {
+            return Ok(None);
+        }
+        let (user, group) = (ids.users[0], ids.groups[0]);
+        if let Some(pid) = self.made.get(&(user, group)) {
+            return Ok(Some(*pid));
+        }
+        let made = sys::clone_witness(user, group);
+        let pid = made.map_err(failed("start a process to be looked into"))?;
+        self.made.insert((user, group), pid);
+        let began = Instant::now();
+        while observe::program(pid).as_bytes() != sys::WITNESS_NAME.to_bytes() {
+            if began.elapsed() > READY_LIMIT {
+                let source = std::io::ErrorKind::TimedOut.into();
+                return Err(failed::<std::io::Error>("wait for a process of our own")(
+                    source,
+                ));
+            }
+            std::thread::yield_now();
+        }
+        Ok(Some(pid))
+    }
+}
+
+impl Drop for Witnesses {
+    fn drop(&mut self) {
+        for pid in self.made.values() {
+            let _ = sys::kill(*pid, libc::SIGKILL);
+            while let Ok(Waited::Stopped(_)) = sys::wait_stop(*pid) {}
+        }
+    }
+}
+
+/// Refuses threads whose system calls are dispatched to their program.
+pub fn refuse_dispatched(frozen: &FrozenProcess, observed: &Observed) -> Result<(), Error> {
+    let threads = frozen.threads.iter();
+    let dispatched = threads.filter(|thread| sys::dispatches_calls(thread.tid));
+    let refusals: Vec<_> = dispatched
+        .map(|thread| {
+            let reason = "has its system calls dispatched (PR_SET_SYSCALL_USER_DISPATCH)";
+            observed.refuse(ProcessPart::Thread(thread.tid), reason)
+        })
+        .collect();
+    match refusals.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Refused(refusals)),
+    }
+}
+
+/// Refuses what only the process itself could tell, and what an image does not hold.
+pub fn refuse(frozen: &FrozenProcess, observed: &Observed, answers: &Answers) -> Result<(), Error> {
+    let mut refusals = Vec::new();
+    if answers.has_keys {
+        let reason = "has keys of its own in a keyring of the kernel (keyctl)";
+        refusals.push(observed.refuse(ProcessPart::Process, reason));
+    }
+    for (thread, answers) in frozen.threads.iter().zip(&answers.threads) {
+        if answers.is_confined {
+            let reason = "is confined by Landlock or another security module";
+            refusals.push(observed.refuse(ProcessPart::Thread(thread.tid), reason));
+        }
+    }
+    match refusals.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Refused(refusals)),
+    }
+}

@@ -1,0 +1,109 @@
+//! Open files of the observed processes that others have open, too.
+
+use std::collections::{HashMap, HashSet};
+
+use super::observed::Observed;
+use crate::error::{Error, Pid};
+use crate::observe::{self, Descriptor, OpenElsewhere, PipeId};
+use crate::special::SpecialKind;
+use crate::sys::{self, UnixSocket};
+
+/// Processes outside that have a file of an observed one open.
+#[derive(Debug, Default)]
+pub struct Outside {
+    /// Ends of pipes: process and pipe.
+    pipes: Vec<(Pid, PipeId)>,
+    /// Other files: the process outside, and a descriptor of an observed one.
+    files: Vec<(Pid, (Pid, i32))>,
+    /// Unix sockets that are pairs with both ends here, by inode number.
+    pairs: HashMap<u64, UnixSocket>,
+}
+
+impl Outside {
+    /// Looks at all processes but these.
+    pub fn look(processes: &[Observed]) -> Result<Self, Error> {
+        let opened = || processes.iter().flat_map(|process| &process.descriptors);
+        let pipes: HashSet<PipeId> = opened().filter_map(Descriptor::pipe).collect();
+        let special: Vec<(Pid, &Descriptor)> = processes
+            .iter()
+            .flat_map(|process| process.descriptors.iter().map(|open| (process.pid, open)))
+            .filter(|(_, open)| special_kind(open).is_some())
+            .collect();
+        let mut pairs = pairs(opened().filter_map(Descriptor::socket).collect());
+        if pipes.is_empty() && special.is_empty() && pairs.is_empty() {
+            return Ok(Self::default());
+        }
+        let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
+        let found = observe::open_elsewhere(&pipes, &pids)?;
+        let OpenElsewhere {
+            pipes,
+            anonymous,
+            sockets,
+        } = found;
+        let elsewhere = |inode: u64| sockets.iter().any(|(_, other)| *other == inode);
+        let both_here = |socket: &UnixSocket| {
+            !elsewhere(socket.inode) && socket.peer.is_some_and(|peer| !elsewhere(peer))
+        };
+        pairs.retain(|_, socket| both_here(socket));
+        let mut files = Vec::new();
+        for (holder, number, name) in &anonymous {
+            for (pid, open) in &special {
+                // A process that ended meanwhile has nothing open.
+                let is_same = || sys::same_open_file((*pid, open.fd), (*holder, *number));
+                if open.name.as_os_str() == name.as_str() && is_same().unwrap_or(false) {
+                    files.push((*holder, (*pid, open.fd)));
+                }
+            }
+        }
+        Ok(Self {
+            pipes,
+            files,
+            pairs,
+        })
+    }
+
+    /// A process outside that has an end of this pipe.
+    pub fn holder_of_pipe(&self, pipe: PipeId) -> Option<Pid> {
+        let found = self.pipes.iter().find(|(_, other)| *other == pipe);
+        found.map(|(holder, _)| *holder)
+    }
+
+    /// The socket, if it is one of a pair that is here as a whole.
+    pub fn pair_end(&self, inode: u64) -> Option<&UnixSocket> {
+        self.pairs.get(&inode)
+    }
+
+    /// A process outside that has this file open.
+    pub fn holder_of(&self, pid: Pid, fd: i32) -> Option<Pid> {
+        let found = self.files.iter().find(|(_, own)| *own == (pid, fd));
+        found.map(|(holder, _)| *holder)
+    }
+}
+
+/// Those of these sockets that are connected to each other and have no address.
+fn pairs(own: HashSet<u64>) -> HashMap<u64, UnixSocket> {
+    if own.is_empty() {
+        return HashMap::new();
+    }
+    // A kernel that cannot list them (unix_diag) has them refused.
+    let all = sys::unix_sockets().unwrap_or_default();
+    let mut found: HashMap<u64, UnixSocket> = all
+        .into_iter()
+        .filter(|socket| own.contains(&socket.inode) && !socket.named && socket.connected)
+        .map(|socket| (socket.inode, socket))
+        .collect();
+    let whole: HashSet<u64> = (found.values())
+        .filter(|socket| {
+            let peer = socket.peer.and_then(|peer| found.get(&peer));
+            peer.is_some_and(|peer| peer.peer == Some(socket.inode))
+        })
+        .map(|socket| socket.inode)
+        .collect();
+    found.retain(|inode, _| whole.contains(inode));
+    found
+}
+
+/// The kind of a file without a path, if it is one that an image holds.
+pub fn special_kind(open: &Descriptor) -> Option<SpecialKind> {
+    SpecialKind::of(open.name.to_str()?)
+}
