@@ -53,7 +53,7 @@ pub(super) fn probe(copy: BorrowedFd, count: u64) -> io::Result<bool> {
     let mut file = File::from(copy.try_clone_to_owned()?);
     let mut bytes = [0; 8];
     // A read of 1 tells nothing: both kinds answer 1.
-    let raised = if count < 2 { 2 - count } else { 0 };
+    let raised = 2u64.saturating_sub(count);
     if raised > 0 {
         file.write_all(&raised.to_ne_bytes())?;
     }

@@ -104,14 +104,14 @@ fn restart_without_a_lock() {
         if name == "whole" {
             file.lock().expect("a lock");
         } else {
-            let mut lock = nix::libc::flock {
+            let lock = nix::libc::flock {
                 l_type: nix::libc::F_WRLCK as i16,
                 l_whence: 0,
                 l_start: 0,
                 l_len: 0,
                 l_pid: 0,
             };
-            nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&mut lock)).expect("a lock");
+            nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).expect("a lock");
         }
         let refused = restart(&image, &RestartOptions::default(), None, &mut pages);
         expect_refusal(

@@ -294,11 +294,8 @@ fn aliases() -> Check {
     let mut third_twin = second;
     Box::new(move || {
         // SAFETY: the call takes numbers only.
-        assert_eq!(
-            unsafe { libc::fcntl(closed, libc::F_GETFD) },
-            -1,
-            "it is open"
-        );
+        let flags = unsafe { libc::fcntl(closed, libc::F_GETFD) };
+        assert_eq!(flags, -1, "it is open");
         for (twin, data) in [
             (&mut first_twin, 1),
             (&mut second_twin, 2),

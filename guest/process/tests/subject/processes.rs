@@ -104,11 +104,8 @@ fn tree(fixture: &Fixture) -> Check {
 fn status_of(pid: i32) -> i32 {
     let mut status = 0;
     // SAFETY: status is a place for the answer.
-    assert_eq!(
-        unsafe { libc::waitpid(pid, &mut status, 0) },
-        pid,
-        "it is not there"
-    );
+    let found = unsafe { libc::waitpid(pid, &mut status, 0) };
+    assert_eq!(found, pid, "it is not there");
     status
 }
 
