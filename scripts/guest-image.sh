@@ -22,7 +22,7 @@ source "$here/lib/programs.sh"
 
 # vsock_loopback is there so that tests see the agent refuse programs of the guest.
 guest_modules=(virtio_mmio virtio_blk virtio_rng crc32c_generic ext4 vmw_vsock_virtio_transport
-  vsock_loopback virtio_pmem nd_pmem erofs virtio_net af_packet tcp_diag virtio_balloon)
+  vsock_loopback virtio_pmem nd_pmem erofs virtio_net af_packet tcp_diag unix_diag virtio_balloon)
 directory=guest kernel=cloud fresh=0 print=0
 
 while (($#)); do
