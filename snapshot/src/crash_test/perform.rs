@@ -110,21 +110,11 @@ impl Model {
             Step::Pin { vm, name } => self.with_vm(*vm, |vm| vm.pin(name)),
             Step::Unpin { vm, pin } => self.with_vm(*vm, |vm| vm.unpin(*pin)),
             Step::Consume { vm } => self.with_vm(*vm, Vm::consume),
-            Step::Remove { process, name } => {
-                self.on_pool(*process, |pool| or_refused(pool.remove(name).map(|_| ())))
-            }
-            Step::Grow { process, chunks } => {
-                self.on_pool(*process, |pool| or_refused(grow(pool, *chunks)))
-            }
-            Step::Receive {
-                process,
-                from,
-                name,
-            } => self.on_pool(*process, |pool| or_refused(receive(pool, from, name))),
-            Step::Scrub { process } => {
-                self.on_pool(*process, |pool| scrub(pool).map(|()| Outcome::Done))
-            }
-            Step::Clean { process } => self.on_pool(*process, |pool| or_refused(pool.clean_all())),
+            Step::Remove { .. }
+            | Step::Grow { .. }
+            | Step::Receive { .. }
+            | Step::Scrub { .. }
+            | Step::Clean { .. } => self.perform_on_pool(step),
             Step::CreateDisk { .. }
             | Step::RemoveDisk { .. }
             | Step::CopyDisk { .. }
@@ -157,6 +147,27 @@ impl Model {
         match &self.processes[process] {
             Some(process) => act(&process.pool),
             None => Ok(Outcome::Refused),
+        }
+    }
+
+    fn perform_on_pool(&self, step: &Step) -> Result<Outcome, String> {
+        match step {
+            Step::Remove { process, name } => {
+                self.on_pool(*process, |pool| or_refused(pool.remove(name).map(|_| ())))
+            }
+            Step::Grow { process, chunks } => {
+                self.on_pool(*process, |pool| or_refused(grow(pool, *chunks)))
+            }
+            Step::Receive {
+                process,
+                from,
+                name,
+            } => self.on_pool(*process, |pool| or_refused(receive(pool, from, name))),
+            Step::Scrub { process } => {
+                self.on_pool(*process, |pool| scrub(pool).map(|()| Outcome::Done))
+            }
+            Step::Clean { process } => self.on_pool(*process, |pool| or_refused(pool.clean_all())),
+            _ => Ok(Outcome::Refused),
         }
     }
 

@@ -222,15 +222,19 @@ pub(super) fn next_step(random: &mut Random, model: &Model) -> Step {
         37..=39 => write_step(random, model, vm),
         40 => Step::UnpinOthers { vm },
         41 | 42 => Step::Clean { process },
-        43..=45 => match any_of(random, model.saved.keys()) {
-            Some(from) => Step::Receive {
-                process,
-                from,
-                name,
-            },
-            None => Step::Clean { process },
-        },
+        43..=45 => receive_step(random, model, process, name),
         _ => Step::Kill { process },
+    }
+}
+
+fn receive_step(random: &mut Random, model: &Model, process: usize, name: String) -> Step {
+    match any_of(random, model.saved.keys()) {
+        Some(from) => Step::Receive {
+            process,
+            from,
+            name,
+        },
+        None => Step::Clean { process },
     }
 }
 

@@ -1,7 +1,7 @@
 //! Pools as programs of older versions left them: whatever they hold is there afterwards.
 //!
-//! Each `tests/fixtures/version-N.pool.zst` was written by the last nvvmm whose format was version N,
-//! in a process that ended without a word while a VM had a snapshot and a block of its own.
+//! Each `tests/fixtures/version-N.pool.zst` was written by the last nvvmm whose format was version
+//! N, in a process that ended without a word while a VM had a snapshot and a block of its own.
 
 use std::{fs::File, io::Read, os::unix::fs::FileExt, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 const BLOCK_BYTES: usize = 4096;
-/// Where a superblock has the version of the format (docs/formats/pool.md).
+/// Place of the format's version in a superblock (docs/formats/pool.md).
 const VERSION_OFFSET: usize = 8;
 /// The version that a pool has once this program has used it alone.
 const NEWEST: u32 = 8;

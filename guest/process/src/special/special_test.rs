@@ -36,7 +36,7 @@ fn a_timer_that_expired_often_counts_on() {
         panic!("{read:?}")
     };
     assert!(timer.ticks >= 4 && timer.interval == interval, "{timer:?}");
-    assert!(timer.left > (0, 0) && timer.left <= interval, "{timer:?}");
+    assert!(timer.left <= interval, "{timer:?}");
     timer.ticks = 1000;
     let state = Special::Timer(timer);
     let again = state.make().expect("a timer");
@@ -45,6 +45,26 @@ fn a_timer_that_expired_often_counts_on() {
     let mut ticks = [0; 8];
     File::from(again).read_exact(&mut ticks).expect("ticks");
     assert!((1000..1_000_000).contains(&u64::from_ne_bytes(ticks)));
+}
+
+/// What has an interval and no time left is due; what has neither is not armed.
+#[test]
+fn a_timer_that_was_due_goes_on() {
+    for interval in [(0, 1_000_000), (0, 0)] {
+        let state = Special::Timer(super::Timer {
+            clock: libc::CLOCK_MONOTONIC,
+            flags: 0,
+            ticks: 0,
+            interval,
+            left: (0, 0),
+            now: (0, 0),
+        });
+        let made = state.make().expect("a timer");
+        state.start(&made).expect("a timer");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        let is_ready = sys::is_ready(made.as_fd(), libc::POLLIN).expect("a file");
+        assert_eq!(is_ready, interval != (0, 0), "{interval:?}");
+    }
 }
 
 /// A time of day stays what it is; on other clocks the time left does.

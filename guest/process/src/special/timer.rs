@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +24,7 @@ pub struct Timer {
     pub ticks: u64,
     /// Its interval; zero: it expires once.
     pub interval: (i64, i64),
-    /// Time left; zero: it is not armed.
+    /// Time left. Zero: it is not armed, or has an interval and is due.
     pub left: (i64, i64),
     /// The time of its clock when it was captured.
     pub now: (i64, i64),
@@ -31,6 +32,17 @@ pub struct Timer {
 
 impl Timer {
     pub(super) fn read(copy: BorrowedFd) -> io::Result<Self> {
+        let found = Self::look(copy)?;
+        if found.is_armed() || found.ticks > 0 {
+            return Ok(found);
+        }
+        // The kernel tells the same of one that is due: where timers have no high resolution that
+        // lasts until the next tick. Whoever has slept has seen one.
+        std::thread::sleep(Duration::from_nanos(1));
+        Self::look(copy)
+    }
+
+    fn look(copy: BorrowedFd) -> io::Result<Self> {
         // First, because it counts expirations.
         let (interval, left) = sys::timer_left(copy)?;
         let info = info(copy)?;
@@ -56,13 +68,19 @@ impl Timer {
 
     pub(super) fn start(&self, made: BorrowedFd) -> io::Result<()> {
         let value = match (self.left, self.flags & libc::TFD_TIMER_ABSTIME) {
-            ((0, 0), _) | (_, 0) => self.left,
+            _ if !self.is_armed() => (0, 0),
+            ((0, 0), 0) => (0, 1),
+            (_, 0) => self.left,
             // A time of day stays what it is. Other clocks stand still until a restart.
             _ if OF_DAY.contains(&self.clock) => sum(self.now, self.left),
             _ => sum(sys::clock(self.clock)?, self.left),
         };
         sys::arm_timer(made, self.flags, self.interval, value)?;
         self.set_ticks(made)
+    }
+
+    fn is_armed(&self) -> bool {
+        self.left != (0, 0) || self.interval != (0, 0)
     }
 
     fn set_ticks(&self, made: BorrowedFd) -> io::Result<()> {
