@@ -296,6 +296,9 @@ fn stopped_child() -> Check {
     unsafe {
         let handler = count_signal as extern "C" fn(libc::c_int);
         libc::signal(libc::SIGCHLD, handler as libc::sighandler_t);
+        // Has a session of its own, unless it leads a group. The kernel has a stopped group go on,
+        // by SIGHUP and SIGCONT, when its last relative in the same session ends.
+        libc::setsid();
     }
     let child = fork(|| {
         let other = std::thread::spawn(|| {
