@@ -47,7 +47,7 @@ fn a_timer_that_expired_often_counts_on() {
     assert!((1000..1_000_000).contains(&u64::from_ne_bytes(ticks)));
 }
 
-/// What has an interval and no time left is due; what has neither is not armed.
+/// A timer with an interval and no time left is due; one with neither is not armed.
 #[test]
 fn a_timer_that_was_due_goes_on() {
     for interval in [(0, 1_000_000), (0, 0)] {
