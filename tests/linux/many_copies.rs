@@ -61,8 +61,9 @@ fn own_bytes(vm: &Vm<'_>) -> u64 {
 fn typed(vm: &mut Vm<'_>, command: &str) -> String {
     vm.console().drain();
     vm.console().say(&format!("echo '@'\"@ $({command})\""));
-    let line = vm.console().expect("@@ ", PATIENCE);
-    let (_, said) = line.split_once("@@ ").unwrap();
+    // A line has no spaces at its end.
+    let line = vm.console().expect("@@", PATIENCE);
+    let (_, said) = line.split_once("@@").unwrap();
     said.trim().to_owned()
 }
 
