@@ -53,10 +53,16 @@ fn capture(
     Ok((captured.image, pages))
 }
 
-/// Kills a session, and waits for those of it that are or become this process's children.
-fn end(session: i32) {
-    let _ = kill(Pid::from_raw(-session), Signal::SIGKILL);
-    while waitpid(Pid::from_raw(-session), None).is_ok() {}
+/// The session of a shell. It ends with the test, also with one that fails: a loop of short-lived
+/// programs would take a processor from all that follows.
+struct Session(i32);
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(-self.0), Signal::SIGKILL);
+        // Those of it that are or become children of this process.
+        while waitpid(Pid::from_raw(-self.0), None).is_ok() {}
+    }
 }
 
 fn reap(image: &Image) {
@@ -77,6 +83,7 @@ fn shells_whose_children_come_and_go_are_captured_and_go_on() {
         "while :; do (sleep 0.002 | cat) | cat; done",
     ] {
         let pid = shell(script);
+        let session = Session(pid);
         for _ in 0..4 {
             let captured = capture(pid, TREE, FreezeEnd::Thaw);
             let (image, _) = captured.unwrap_or_else(|error| panic!("{script}: {error}"));
@@ -91,7 +98,7 @@ fn shells_whose_children_come_and_go_are_captured_and_go_on() {
         }
         let captured = capture(pid, TREE, FreezeEnd::Thaw);
         captured.unwrap_or_else(|error| panic!("{script}: again: {error}"));
-        end(pid);
+        drop(session);
     }
 }
 
@@ -102,6 +109,7 @@ fn a_leader_whose_number_others_keep_is_not_killed() {
         return;
     }
     let pid = shell("(sleep 1000 &); exec sleep 1001");
+    let session = Session(pid);
     let began = Instant::now();
     while std::fs::read(format!("/proc/{pid}/comm")).expect("it runs") != b"sleep\n" {
         assert!(began.elapsed() < PATIENCE, "the shell is no sleep yet");
@@ -127,7 +135,7 @@ fn a_leader_whose_number_others_keep_is_not_killed() {
         freeze_and_capture(pid, killed, &mut CopiedPages::default()).map(drop),
     ];
     let goes_on = capture(pid, TREE, FreezeEnd::Thaw);
-    end(pid);
+    drop(session);
     for error in refused {
         let words = error.expect_err("it is refused").to_string();
         assert!(words.contains("leads the session of process"), "{words}");
@@ -148,6 +156,7 @@ fn a_number_is_waited_for_when_a_process_is_restarted_at_once() {
     }
     for _ in 0..10 {
         let pid = shell("sleep 1000; :");
+        let session = Session(pid);
         let (image, mut pages) = capture(
             pid,
             CaptureOptions {
@@ -176,7 +185,7 @@ fn a_number_is_waited_for_when_a_process_is_restarted_at_once() {
                 .unwrap_or_else(|error| panic!("restart: {error}"));
         }
         parent.join().expect("a parent");
-        end(pid);
+        drop(session);
     }
 }
 
