@@ -8,11 +8,9 @@ use super::observed::Observed;
 use crate::error::{Error, Pid, ProcessPart, Refusal, failed};
 use crate::image::{OpenFile, PollEntry, What};
 use crate::observe::Descriptor;
-use crate::special::{self, Entry};
+use crate::special::{self, Entry, FLAGS};
 use crate::sys;
 
-/// Flags of an entry that are no events: EPOLLEXCLUSIVE and all above.
-const FLAGS: u32 = 0xf000_0000;
 /// Everything that a file can be ready for without an error.
 const ANY: i16 = libc::POLLIN | libc::POLLOUT | libc::POLLPRI | libc::POLLRDHUP;
 

@@ -8,9 +8,8 @@ use super::files::OpenFiles;
 use super::stubs::Stub;
 use crate::error::{Error, failed};
 use crate::image::{Image, PollEntry, What};
+use crate::special::FLAGS;
 
-/// Flags of an entry that are no events: EPOLLEXCLUSIVE and all above.
-const FLAGS: u32 = 0xf000_0000;
 const ONE_SHOT: u32 = libc::EPOLLONESHOT as u32;
 /// Everything that a file can be ready for.
 const ANY: u32 = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLPRI | libc::EPOLLRDHUP) as u32;
@@ -56,9 +55,8 @@ fn fill(stub: &Stub, files: &OpenFiles, set: u32, entries: &[PollEntry]) -> Resu
     let set = stub.call("move a descriptor", libc::SYS_fcntl, &high)?;
     stub.call("close a descriptor", libc::SYS_close, &[got])?;
     // While the set is empty, what fires in it is the entry that was just added.
-    let (fired, waiting): (Vec<&PollEntry>, Vec<&PollEntry>) = entries
-        .iter()
-        .partition(|entry| entry.events & !FLAGS == 0 && entry.events & ONE_SHOT != 0);
+    let (fired, waiting): (Vec<&PollEntry>, Vec<&PollEntry>) =
+        entries.iter().partition(|entry| has_fired(entry));
     for entry in fired.into_iter().chain(waiting) {
         let got = fetch.get(&stub.blank, files.number(entry.file))?;
         let fd = entry.fd as u64;
@@ -72,6 +70,11 @@ fn fill(stub: &Stub, files: &OpenFiles, set: u32, entries: &[PollEntry]) -> Resu
     }
     stub.call("close a descriptor", libc::SYS_close, &[set])?;
     fetch.end(&stub.blank)
+}
+
+/// True for a one-shot entry whose events were told: the kernel leaves it none.
+fn has_fired(entry: &PollEntry) -> bool {
+    entry.events & !FLAGS == 0 && entry.events & ONE_SHOT != 0
 }
 
 const O_CLOEXEC: u64 = libc::O_CLOEXEC as u64;
@@ -92,10 +95,9 @@ fn add(stub: &Stub, files: &OpenFiles, set: u64, entry: &PollEntry) -> Result<()
             done => done.map(drop).map_err(failed("add to an epoll")),
         }
     };
-    let has_fired = entry.events & !FLAGS == 0 && entry.events & ONE_SHOT != 0;
     // Files with a state of their own have no errors and no hang-ups, which alone are waited for
     // in an entry without events.
-    if !has_fired || files.has_no_errors(entry.file) {
+    if !has_fired(entry) || files.has_no_errors(entry.file) {
         return add_for(entry.events);
     }
     add_for(entry.events | ANY)?;

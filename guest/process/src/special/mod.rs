@@ -11,7 +11,7 @@ mod socket_pair;
 mod timer;
 
 pub use event_counter::EventCounter;
-pub use poll_set::{Entry, entries};
+pub use poll_set::{Entry, FLAGS, entries};
 pub use signals::Signals;
 pub use socket_pair::{SocketEnd, SocketPair};
 pub use timer::Timer;

@@ -4,6 +4,9 @@ use std::io;
 
 use super::unreadable;
 
+/// Flags of an entry that are no events: EPOLLEXCLUSIVE and all above.
+pub const FLAGS: u32 = 0xf000_0000;
+
 /// An entry of a poll set, as /proc shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
