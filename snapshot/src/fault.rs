@@ -154,6 +154,14 @@ fault_points! {
     PrivateAheadCopied = "private.ahead-copied",
     /// Private engine: the guest stands still, and the rest is copied.
     PrivateRestCopied = "private.rest-copied",
+    /// A VM migrates: the other host has a snapshot of it.
+    MigrationReceived = "migration.received",
+    /// The other host has built the VM, and not said so.
+    MigrationRestored = "migration.restored",
+    /// The VM runs on the other host, which has not decided that it is there.
+    MigrationResumed = "migration.resumed",
+    /// The other host has decided that the VM is there, and not said so.
+    MigrationTaken = "migration.taken",
 }
 
 /// Does nothing: this is a release build.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use nix::sys::stat::{SFlag, fstat};
 
 use crate::catalog::{CatalogMemory, PoolWrites, WriteCounters};
+use crate::chunk_digests::KnownDigests;
 use crate::durability::{Durability, DurabilityLimit};
 use crate::error::{Error, Result};
 use crate::file_lock::SpareFiles;
@@ -36,6 +37,8 @@ pub struct Pool {
     pub(crate) cleaner: Mutex<()>,
     pub(crate) cleaner_waits: LockWaits,
     pub(crate) writes: WriteCounters,
+    /// Of snapshots that were sent or received.
+    pub(crate) chunk_digests: KnownDigests,
     pub(crate) next_chunk: AtomicU32,
     /// For holders to come; only a process that opens files ahead has any.
     pub(crate) spare_files: SpareFiles,

@@ -28,7 +28,7 @@
 //! 10. `file_lock`: locks that the kernel drops when a process dies; `lock_wait`: waits for them
 //! 11. `region`: the bytes of a pool on their medium
 //! 12. `layout`: structures on the pool, encoded and decoded
-//! 13. `stream`: snapshots as streams of bytes
+//! 13. `stream`: snapshots as streams of bytes; `chunk_digests`: digests that a process remembers
 //! 14. `lock_times`: time under the catalog lock; `waiting_chunks`: chunks with blocks to clean;
 //!     `store`: typed access to blocks and tables; `head_log`: the logs of disks' heads
 //! 15. `tree`: persistent trees: maps and the catalog
@@ -49,6 +49,7 @@
 
 mod catalog;
 mod catalog_lock;
+mod chunk_digests;
 mod chunk_map;
 mod cleaner_lock;
 mod cleaning;

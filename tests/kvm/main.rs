@@ -33,6 +33,7 @@ mod kinds;
 mod lacks;
 mod library;
 mod life;
+mod migrate;
 mod moving;
 mod network;
 mod never_run;

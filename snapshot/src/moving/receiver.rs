@@ -6,6 +6,7 @@ use super::base::{Onto, alike, base_of, is_of_the_same_shape};
 use super::content::{Content, is_zero};
 use super::receive::ReceiveOptions;
 use super::room::Room;
+use super::root::ReceivedRoot;
 use crate::catalog::{Listed, Listing};
 use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
@@ -21,7 +22,7 @@ use crate::number::{
     SnapshotId,
 };
 use crate::region::Medium;
-use crate::stream::{ChunkRecord, RootHasher, StreamHeader};
+use crate::stream::{ChunkRecord, StreamHeader};
 
 /// Counts of received frames.
 #[derive(Debug, Clone, Copy, Default)]
@@ -122,9 +123,8 @@ pub(super) struct Receiver {
     counts: Counts,
     stored_unkept: u64,
     room: Room,
-    /// The root of the content of what is in this pool, of what is before `next`. None before
-    /// the state has arrived.
-    root: Option<RootHasher>,
+    /// The root of the content of what is in this pool, of what is before `next`.
+    root: ReceivedRoot,
     /// True when VMs on the medium map whole chunks only.
     whole_chunks: bool,
     content: Content,
@@ -176,6 +176,7 @@ impl Receiver {
         let room = Room::begin(pool, holder.slot(), options.limit_bytes, needed)?;
         let base = base.map(Source::of);
         let start = start.map(Source::of);
+        let root_of_base = base.as_ref().and_then(|base| base.inode.content_root);
         let mut receiver = Receiver {
             name: name.to_owned(),
             header: header.clone(),
@@ -190,7 +191,7 @@ impl Receiver {
             counts: Counts::default(),
             stored_unkept: 0,
             room,
-            root: None,
+            root: ReceivedRoot::begin(pool, header.kind, root_of_base),
             whole_chunks: pool.medium() == Medium::Hugetlbfs && header.kind == SnapshotKind::Vm,
             content: Content::new(),
             compared: Content::new(),
@@ -242,16 +243,7 @@ impl Receiver {
 
     /// Takes note of the saved state, which comes before all chunks.
     pub(super) fn state(&mut self, state: &[u8]) {
-        let (kind, memory_bytes) = (self.header.kind, self.header.memory_bytes);
-        self.root = Some(RootHasher::begin(kind, memory_bytes, state));
-    }
-
-    /// Adds to the root what the snapshot will have in the next chunk.
-    fn add_to_root(&mut self, index: ChunkIndex, map: &ChunkMap) -> Result<()> {
-        let root = self.root.as_mut().ok_or_else(no_state)?;
-        let digest = self.content.digest(&self.pool, self.header.kind, map)?;
-        root.add(index, digest);
-        Ok(())
+        self.root.state(self.header.memory_bytes, state);
     }
 
     /// Stores what a record says of a chunk.
@@ -263,14 +255,15 @@ impl Receiver {
         let before = map_of(target.start.as_ref(), record.index)?;
         let base = map_of(target.base.as_ref(), record.index)?;
         // VMs do not map disks.
-        let whole_chunks = self.whole_chunks && target.kind == MapKind::Memory;
+        let kind = target.kind;
+        let whole_chunks = self.whole_chunks && kind == MapKind::Memory;
         self.counts.received += u64::from(record.written.count());
         let now = if whole_chunks {
             self.whole_chunk(record, &before, &base)?
         } else {
             self.frames(record, &before, &base)?
         };
-        self.add_to_root(record.index, &now)?;
+        self.root.chunk((kind, record.index), &now, now == base)?;
         if now != before {
             self.targets[self.at].changes.push((record.index, now));
         }
@@ -292,9 +285,8 @@ impl Receiver {
     fn begin_target(&mut self, at: usize) -> Result<()> {
         while self.at < at {
             self.unmentioned_until(self.target()?.chunks_total())?;
-            let disk = self.header.disks.get(self.at);
-            if let (Some(root), Some(disk)) = (self.root.as_mut(), disk) {
-                root.disk(disk);
+            if let Some(disk) = self.header.disks.get(self.at) {
+                self.root.disk(disk);
             }
             (self.at, self.next) = (self.at + 1, 0);
         }
@@ -315,9 +307,7 @@ impl Receiver {
         while let Some(index) = next_index(&mut sides)?.filter(|index| index.get() < end) {
             let [now, before] = sides.each_mut().map(|side| chunk_at(side, index));
             self.counts.shared += u64::from(now.count());
-            let root = self.root.as_mut().ok_or_else(no_state)?;
-            let digest = self.content.digest(&self.pool, self.header.kind, &now)?;
-            root.add(index, digest);
+            self.root.chunk((target.kind, index), &now, true)?;
             if !as_it_should_be && now != before {
                 target.changes.push((index, now));
             }
@@ -448,7 +438,7 @@ impl Receiver {
 
     /// The root of the content of what is in this pool.
     pub(super) fn root(&self) -> Option<ContentRoot> {
-        self.root.as_ref().map(RootHasher::finish)
+        self.root.root()
     }
 
     /// Commits the snapshot, if its content is what the stream says that it is.
@@ -463,6 +453,7 @@ impl Receiver {
         self.assert_not_removed()?;
         let id = self.commit(self.kept, Some((state, root)))?;
         self.forget_changes();
+        self.root.keep();
         self.holder.unpin_others(id)?;
         Ok(id)
     }
@@ -578,8 +569,4 @@ fn unfinished<'l>(
 
 fn map_of(map: Option<&FrameMap>, index: ChunkIndex) -> Result<ChunkMap> {
     map.map_or(Ok(ChunkMap::Hole), |map| map.chunk(index))
-}
-
-fn no_state() -> Error {
-    Error::stream_damaged("it has no state")
 }

@@ -222,11 +222,7 @@ impl<'p> Sending<'p> {
         let mut frames_written = 0;
         self.each_chunk(0, on_progress, &mut |sending, step| {
             match step {
-                Step::Map(map) => {
-                    if let Some(disk) = stream_disk(map) {
-                        roots.disk(&disk);
-                    }
-                }
+                Step::Map(map) => roots.map(map),
                 Step::Chunk(_, index, now, before) => {
                     roots.chunk(index, [now, before])?;
                     frames_written += u64::from(sending.compare(now, before)?.0.count());

@@ -13,6 +13,7 @@ use super::device::is_device;
 use super::place;
 use crate::catalog::{CatalogMemory, WriteCounters, read_current};
 use crate::catalog_lock::CatalogLock;
+use crate::chunk_digests::KnownDigests;
 use crate::clock::unix_ns;
 use crate::dead_heads::cut_off_unflushed;
 use crate::error::{Error, Result};
@@ -170,6 +171,7 @@ impl Pool {
             cleaner: Mutex::new(()),
             cleaner_waits: LockWaits::default(),
             writes: WriteCounters::default(),
+            chunk_digests: KnownDigests::default(),
             next_chunk: AtomicU32::new(0),
             spare_files: SpareFiles::default(),
             in_order: AtomicBool::new(false),

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -59,11 +60,17 @@ pub(super) fn unless(interrupted: &AtomicBool) -> ControlFlow<()> {
     }
 }
 
+/// True for the error of a read or a write that a signal has ended.
+pub(super) fn is_stop(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Stopped>())
+}
+
 /// A file or pipe whose reads and writes a signal ends, also while nothing comes or nobody takes
 /// anything.
 pub(super) struct Interruptible {
     file: File,
     interrupted: Arc<AtomicBool>,
+    limit: Option<Duration>,
 }
 
 impl Interruptible {
@@ -72,7 +79,13 @@ impl Interruptible {
         Self {
             file,
             interrupted: Arc::clone(interrupted),
+            limit: None,
         }
+    }
+
+    /// Has a read or a write fail when nothing comes, or nobody takes anything, for so long.
+    pub(super) fn set_limit(&mut self, limit: Duration) {
+        self.limit = Some(limit);
     }
 
     /// Wraps a file that is written. A pipe is opened once more, without blocking writes: the open
@@ -88,6 +101,17 @@ impl Interruptible {
             _ => file.try_clone()?,
         };
         Ok(Self::input(file, interrupted))
+    }
+
+    /// Waits until the file is ready, up to the limit.
+    fn wait(&self, ready: PollFlags) -> std::io::Result<()> {
+        let began = Instant::now();
+        while !self.waits(ready)? {
+            if self.limit.is_some_and(|limit| began.elapsed() >= limit) {
+                return Err(ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(())
     }
 
     /// Waits a moment for what the file may be ready for. False: it is not yet.
@@ -108,7 +132,7 @@ impl Interruptible {
 
 impl Read for Interruptible {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        while !self.waits(PollFlags::POLLIN)? {}
+        self.wait(PollFlags::POLLIN)?;
         self.file.read(into)
     }
 }
@@ -118,7 +142,7 @@ impl Write for Interruptible {
         loop {
             match self.file.write(bytes) {
                 Err(full) if full.kind() == ErrorKind::WouldBlock => {
-                    self.waits(PollFlags::POLLOUT)?
+                    self.wait(PollFlags::POLLOUT)?
                 }
                 other => return other,
             };

@@ -43,6 +43,7 @@ mod log;
 mod man_pages;
 mod memory_command;
 mod message;
+mod migrate;
 mod mount;
 mod mount_command;
 mod names;
@@ -190,6 +191,8 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         } => diff_command::run([&from, &to], &pool, json.json)?,
         Command::Send(send) => send_command::run(&send)?,
         Command::Receive(receive) => receive_command::run(&receive)?,
+        Command::Migrate(migrate) => migrate::run(&migrate)?,
+        Command::Arrive(arrive) => return migrate::arrive(&arrive),
         Command::Adopt(arguments) => adopt_command::run(&arguments)?,
         Command::Export(arguments) => export_command::run(&arguments)?,
         Command::Doctor { pool, json } => return doctor::run(&pool, json.json),

@@ -440,7 +440,7 @@ fn kill_process(entry: &Entry) -> Result<(), VmError> {
     }
 }
 
-fn wait_until_gone(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
+pub(super) fn wait_until_gone(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
     let deadline = Instant::now() + END_TIMEOUT;
     while dir.is_living(vm)? {
         if Instant::now() >= deadline {

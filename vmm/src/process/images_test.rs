@@ -79,6 +79,23 @@ fn private_frames_are_in_an_image_as_copies() {
 }
 
 #[test]
+fn a_write_to_a_process_leaves_its_other_pages_in_the_chunk_shared() {
+    let (_place, pool, vm) = redirected("process-scattered");
+    vm.fill(0..FRAMES, 1);
+    // A page of each 16 frames. The frames between them are the VM's own.
+    let runs: Vec<_> = (0..32).map(|page| run(512 + page * 16, 1, page)).collect();
+    assert_eq!(capture(&vm, "p", &runs).frames_given, 32);
+    let before = vm.engine.counters();
+    vm.fill([512 + 5 * 16, 512 + 6 * 16].into_iter(), 7);
+    let after = vm.engine.counters();
+    assert_eq!(after.frames_copied - before.frames_copied, 2);
+    assert_eq!(after.chunks_copied, before.chunks_copied);
+    assert_eq!(capture(&vm, "q", &runs).frames_given, 2);
+    assert_hold_their_own(&pool, &[&vm]);
+    assert_clean(&pool);
+}
+
+#[test]
 fn what_a_window_shows_is_in_the_next_image_by_reference() {
     const GPA: u64 = 1 << 40;
     const PAGES: u32 = 300;

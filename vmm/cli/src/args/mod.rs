@@ -6,6 +6,7 @@ mod guest;
 mod launch;
 mod life;
 mod memory;
+mod migrate;
 mod moving;
 mod net;
 mod pool;
@@ -25,6 +26,7 @@ use self::{
     launch::{RESTORE_EXAMPLES, RUN_EXAMPLES},
     life::{LOGS_EXAMPLES, WAIT_HELP},
     memory::MEMORY_EXAMPLES,
+    migrate::MIGRATE_HELP,
     moving::{RECEIVE_EXAMPLES, SEND_EXAMPLES},
     ring::{CHECKPOINT_EXAMPLES, REWIND_EXAMPLES},
     snapshot::{DIFF_EXAMPLES, EXPORT_HELP, RM_EXAMPLES, SNAPSHOT_EXAMPLES},
@@ -40,6 +42,7 @@ pub use self::{
     },
     life::{LogsArguments, PsArguments, RmVmArguments, StartAgainArguments, WaitArguments},
     memory::MemoryArguments,
+    migrate::{ArriveArguments, MigrateArguments},
     moving::{ReceiveArguments, SendArguments},
     net::{NetArguments, PortArguments},
     pool::{PoolCommand, PoolOption},
@@ -299,6 +302,12 @@ pub enum Command {
     /// It cannot be restored, but it is not stored again when you send the snapshot again.
     #[command(after_long_help = RECEIVE_EXAMPLES)]
     Receive(ReceiveArguments),
+    /// Move a running VM to another host
+    #[command(after_long_help = MIGRATE_HELP)]
+    Migrate(MigrateArguments),
+    /// Take a VM that 'nvvmm migrate' of another host sends
+    #[command(hide = true)]
+    Arrive(ArriveArguments),
     /// Trust a snapshot that came from elsewhere
     ///
     /// A received snapshot is foreign, and so are snapshots of VMs that were restored from it. The

@@ -1,9 +1,12 @@
 //! Snapshots sent and received.
 
+use std::time::Duration;
+
 use nvvmm_snapshot::{ReceiveReport, SendReport};
 use serde::Serialize;
 
 use super::{blocks_bytes, word};
+use crate::migrate::{Host, Sums};
 
 /// Report of a snapshot that was sent.
 #[derive(Debug, Serialize)]
@@ -100,4 +103,43 @@ impl Received {
             stream_bytes: report.bytes_stream,
         }
     }
+}
+
+/// Report of a VM that was moved to another host.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Migrated {
+    /// Name of the VM.
+    vm: String,
+    /// The other host.
+    host: String,
+    /// Snapshots that were sent, with the last one.
+    round_count: u32,
+    /// Size of all streams.
+    stream_bytes: u64,
+    /// Size of the stream that was sent while the VM stood still.
+    stream_paused_bytes: u64,
+    /// Time from the pause here until the VM ran there.
+    downtime_us: u64,
+    /// Time of all.
+    total_us: u64,
+}
+
+impl Migrated {
+    /// JSON of a report.
+    pub fn of(vm: &str, host: &Host, sums: &Sums) -> Self {
+        Self {
+            vm: vm.to_owned(),
+            host: host.to_string(),
+            round_count: sums.rounds,
+            stream_bytes: sums.bytes_sent,
+            stream_paused_bytes: sums.bytes_sent_paused,
+            downtime_us: micros(sums.downtime),
+            total_us: micros(sums.total),
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -40,6 +40,7 @@ fn schemas() -> Vec<(&'static str, Value)> {
             of::<Either<inspect::InsidePool, inspect::InsideSnapshot>>(),
         ),
         ("memory", of::<memory::Memory>()),
+        ("migrate", of::<moving::Migrated>()),
         ("pool check", of::<pool::Check>()),
         ("pool grow", of::<pool::Growth>()),
         ("pool map", of::<pool::Map>()),

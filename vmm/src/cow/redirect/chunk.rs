@@ -24,6 +24,8 @@ pub(super) struct KnownChunk {
     map: ChunkMap,
     /// Frames that the guest may write without a copy.
     own: FrameSet,
+    /// Own frames that stayed own when others were shared for a process. No copy made them own.
+    stayed_own: FrameSet,
     /// Own frames that are armed ahead of the snapshot that they are to be in.
     armed_ahead: FrameSet,
     /// Frames that are mapped privately.
@@ -73,6 +75,7 @@ impl KnownChunk {
         Self {
             map,
             own,
+            stayed_own: FrameSet::EMPTY,
             armed_ahead: FrameSet::EMPTY,
             private: FrameSet::EMPTY,
             unarmed: FrameSet::EMPTY,
@@ -125,6 +128,11 @@ impl KnownChunk {
     /// True if the guest may write `frame` without a copy.
     pub fn is_own(&self, frame: impl Into<FrameIndex>) -> bool {
         self.own.contains(frame)
+    }
+
+    /// Frames that became own since some or all of the chunk was shared.
+    pub fn own_since_share(&self) -> FrameSet {
+        self.own.minus(&self.stayed_own)
     }
 
     /// Blocks of own frames.
@@ -284,10 +292,11 @@ impl KnownChunk {
         new
     }
 
-    /// Makes frames shared that were own.
+    /// Makes frames shared that were own. The others stay as they are.
     pub fn make_shared(&mut self, frames: &FrameSet) {
         self.never_armed = false;
         self.own = self.own.minus(frames);
+        self.stayed_own = self.own;
         self.armed_ahead = self.armed_ahead.minus(frames);
     }
 
@@ -296,6 +305,7 @@ impl KnownChunk {
     pub fn share_all(&mut self) -> FrameSet {
         self.dirty = false;
         self.never_armed = false;
+        self.stayed_own = FrameSet::EMPTY;
         std::mem::take(&mut self.own)
     }
 
@@ -304,6 +314,7 @@ impl KnownChunk {
     pub fn put_back(&mut self, map: ChunkMap, changed: &FrameSet) {
         self.map = map;
         self.own = FrameSet::EMPTY;
+        self.stayed_own = FrameSet::EMPTY;
         self.armed_ahead = FrameSet::EMPTY;
         self.private = self.private.minus(changed);
         self.unarmed = self.unarmed.minus(changed);

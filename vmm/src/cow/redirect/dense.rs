@@ -31,7 +31,9 @@ impl RedirectEngine {
     /// True if the chunk is to be copied as a whole, as the guest is likely to write most of it.
     /// `wanted` frames of it are to be copied now.
     pub(super) fn copies_densely(&self, known: &KnownChunk, wanted: u32) -> Result<bool, CowError> {
-        Ok(self.prediction.is_dense(known.own().count(), wanted)
+        Ok(self
+            .prediction
+            .is_dense(known.own_since_share().count(), wanted)
             && known.backed().is_full()
             && self.placement.can_spare(SPARE_FOR_DENSE)?)
     }
