@@ -28,9 +28,10 @@
 //! 10. `file_lock`: locks that the kernel drops when a process dies; `lock_wait`: waits for them
 //! 11. `region`: the bytes of a pool on their medium
 //! 12. `layout`: structures on the pool, encoded and decoded
-//! 13. `stream`: snapshots as streams of bytes; `chunk_digests`: digests that a process remembers
+//! 13. `stream`: snapshots as streams of bytes
 //! 14. `lock_times`: time under the catalog lock; `waiting_chunks`: chunks with blocks to clean;
-//!     `store`: typed access to blocks and tables; `head_log`: the logs of disks' heads
+//!     `store`: typed access to blocks and tables; `chunk_digests`: digests that a process
+//!     remembers; `head_log`: the logs of disks' heads
 //! 15. `tree`: persistent trees: maps and the catalog
 //! 16. `refs`: reference counts
 //! 17. `catalog`: the committed superblock and the inodes

@@ -56,7 +56,7 @@ const LAYERS: &[Layers] = &[
             "refs",
             "tree",
             "head_log",
-            "store",
+            "chunk_digests store",
             "stream",
             "layout lock_times lock_wait waiting_chunks",
             "file_lock name random region",

@@ -14,8 +14,8 @@ Memory, machine and disks of the pool go; image files do not, and a VM with them
 runs on while its memory is sent, round by round. Then it stands still for the last difference. If
 anything fails, the VM goes on here. The other host needs this version of nvvmm in its PATH.
 
-There the VM counts as one from elsewhere: its reboot needs '-- --kernel FILE'. What leads out of it,
-such as ports, is given anew.
+There the VM counts as one from elsewhere: its reboot needs '-- --kernel FILE'. What leads out of
+it, such as ports, is given anew.
 
 Examples:
   nvvmm migrate web ssh://other
@@ -72,7 +72,7 @@ pub struct MigrateArguments {
     #[command(flatten)]
     pub json: JsonFlag,
     /// Options for 'nvvmm restore' on the other host
-    #[arg(last = true, value_name = "OPTION")]
+    #[arg(last = true, value_name = "ARG")]
     pub options: Vec<String>,
 }
 
@@ -86,6 +86,6 @@ pub struct ArriveArguments {
     #[arg(long)]
     pub receiver: bool,
     /// Options for 'nvvmm restore'
-    #[arg(last = true, value_name = "OPTION")]
+    #[arg(last = true, value_name = "ARG")]
     pub options: Vec<String>,
 }

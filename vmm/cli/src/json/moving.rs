@@ -111,8 +111,8 @@ impl Received {
 pub struct Migrated {
     /// Name of the VM.
     vm: String,
-    /// The other host.
-    host: String,
+    /// The host that the VM is on now.
+    to_host: String,
     /// Snapshots that were sent, with the last one.
     round_count: u32,
     /// Size of all streams.
@@ -130,7 +130,7 @@ impl Migrated {
     pub fn of(vm: &str, host: &Host, sums: &Sums) -> Self {
         Self {
             vm: vm.to_owned(),
-            host: host.to_string(),
+            to_host: host.to_string(),
             round_count: sums.rounds,
             stream_bytes: sums.bytes_sent,
             stream_paused_bytes: sums.bytes_sent_paused,

@@ -1,5 +1,5 @@
-//! Who has the VM: decided once, on the target's host, in a file that both a migration under way
-//! and a later question lock.
+//! The decision who has the VM. It is made once, on the other host, in a file that both a migration
+//! under way and a later question lock.
 //!
 //! A migration may lose its connection between `Go` and the answer. The source then asks again.
 //! Whoever has the lock first decides: the VM runs here, or it never will.
@@ -78,7 +78,7 @@ impl Decision {
         }
     }
 
-    /// What was decided.
+    /// The decision.
     ///
     /// # Errors
     /// The file cannot be read.

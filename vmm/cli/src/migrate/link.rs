@@ -58,7 +58,7 @@ impl std::fmt::Display for Host {
     }
 }
 
-/// How to reach `nvvmm arrive` on the other host.
+/// The way to `nvvmm arrive` on the other host.
 #[derive(Clone, Debug)]
 pub(super) struct Way {
     /// Program that runs a command on a host: ssh, or one that takes its arguments.

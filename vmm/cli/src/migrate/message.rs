@@ -1,4 +1,4 @@
-//! What the two ends of a migration say to each other, and how it is framed.
+//! Messages between the two ends of a migration, and their frames.
 //!
 //! A frame is one byte for its kind, the length of its body (u32, little endian), and the body. A
 //! message is one JSON document. Data are parts of a stream; an empty part ends the stream.

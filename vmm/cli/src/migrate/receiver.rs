@@ -1,7 +1,8 @@
 //! `nvvmm arrive --receiver`: receives the snapshots of a migration, one after the other.
 //!
-//! It parses what comes from the other host, so it is confined to the pool. It remembers the digests
-//! of chunks ([`nvvmm_snapshot::Pool::receive`]): of a difference only what differs is read.
+//! It parses what comes from the other host, so it is confined to the pool. It remembers the
+//! digests of chunks ([`nvvmm_snapshot::Pool::receive`]), and of a difference reads only what
+//! differs.
 
 use std::io::{self, BufReader, Write, stdin, stdout};
 use std::ops::ControlFlow;
