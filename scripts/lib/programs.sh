@@ -34,11 +34,12 @@ build_bare_metal() {
   (cd "$NVVMM_ROOT/guest/bare-metal" && cargo build --release --quiet)
 }
 
-# build_nvvmm: exports NVVMM_BIN.
+# build_nvvmm [PROFILE]: exports NVVMM_BIN. The default profile is release.
 build_nvvmm() {
-  say "building nvvmm (release); the first time takes some minutes"
-  (cd "$NVVMM_ROOT" && cargo build --release --quiet -p nvvmm-cli) || return 1
-  NVVMM_BIN=$(cargo_target_dir "$NVVMM_ROOT")/release/nvvmm
+  local profile=${1:-release}
+  say "building nvvmm ($profile); the first time takes some minutes"
+  (cd "$NVVMM_ROOT" && cargo build --profile "$profile" --quiet -p nvvmm-cli) || return 1
+  NVVMM_BIN=$(cargo_target_dir "$NVVMM_ROOT")/$profile/nvvmm
   export NVVMM_BIN
 }
 

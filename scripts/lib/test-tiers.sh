@@ -85,10 +85,11 @@ need_guests() {
   export NVVMM_BAREMETAL_GUEST
 }
 
-# need_release: exports NVVMM_RELEASE_BIN, what users get.
+# need_release: exports NVVMM_RELEASE_BIN, what users get; in the gate the same, but not optimised.
 need_release() {
-  local NVVMM_BIN
-  build_nvvmm || return 1
+  local NVVMM_BIN build=release
+  [[ $profile != gate ]] || build=release-unoptimised
+  build_nvvmm "$build" || return 1
   export NVVMM_RELEASE_BIN=$NVVMM_BIN
 }
 

@@ -99,6 +99,31 @@ fn a_snapshot_arrives_as_it_was_and_a_difference_shares_the_rest() {
 }
 
 #[test]
+fn digests_that_a_process_remembers_are_those_of_the_content() {
+    let (from, one, other) = (
+        pool_of(32 << 20),
+        other_pool_of(32 << 20),
+        other_pool_of(32 << 20),
+    );
+    let from = &from.pool;
+    take(from, "a", SnapshotKind::Vm, 4, &sparse(), None);
+    let later = changed(sparse());
+    take(from, "b", SnapshotKind::Vm, 4, &later, Some("a"));
+    for (name, since) in [("a", None), ("b", Some("a"))] {
+        // The sender remembers, and this receiver has nothing to remember.
+        let (stream, _) = sent(from, name, since);
+        let opened = Pool::open(one.pool.path()).unwrap();
+        let fresh = received(&opened, &stream).unwrap();
+        // This one remembers, too.
+        let remembering = received(&other.pool, &stream).unwrap();
+        assert_eq!(fresh.content_root, remembering.content_root);
+        assert!(fresh.content_root.is_some());
+    }
+    assert_eq!(seen(&contents(&one.pool, "b")), seen(&later));
+    assert_eq!(seen(&contents(&other.pool, "b")), seen(&later));
+}
+
+#[test]
 fn what_is_in_the_pool_already_is_not_stored_again() {
     let (from, to) = (pool_of(32 << 20), other_pool_of(32 << 20));
     let (from, to) = (&from.pool, &to.pool);
