@@ -9,6 +9,7 @@ mod memory;
 mod moving;
 mod net;
 mod pool;
+mod remote;
 mod ring;
 mod snapshot;
 mod spare;
@@ -26,6 +27,7 @@ use self::{
     life::{LOGS_EXAMPLES, WAIT_HELP},
     memory::MEMORY_EXAMPLES,
     moving::{RECEIVE_EXAMPLES, SEND_EXAMPLES},
+    remote::{PULL_EXAMPLES, PUSH_HELP},
     ring::{CHECKPOINT_EXAMPLES, REWIND_EXAMPLES},
     snapshot::{DIFF_EXAMPLES, EXPORT_HELP, RM_EXAMPLES, SNAPSHOT_EXAMPLES},
     spare::SPARE_HELP,
@@ -43,6 +45,7 @@ pub use self::{
     moving::{ReceiveArguments, SendArguments},
     net::{NetArguments, PortArguments},
     pool::{PoolCommand, PoolOption},
+    remote::{PullArguments, PushArguments, RemoteCommand, StoreOption},
     ring::{CheckpointArguments, RewindArguments},
     snapshot::{AdoptArguments, ExportArguments, RmArguments, SnapshotArguments},
     spare::SpareArguments,
@@ -299,6 +302,21 @@ pub enum Command {
     /// It cannot be restored, but it is not stored again when you send the snapshot again.
     #[command(after_long_help = RECEIVE_EXAMPLES)]
     Receive(ReceiveArguments),
+    /// Store a snapshot in an object store: S3 and the like, or a shared directory
+    ///
+    /// Only what the store lacks is sent. The snapshot is in the store as a whole, or not at all.
+    /// After an interruption, push again: what has arrived is found.
+    #[command(after_long_help = PUSH_HELP)]
+    Push(PushArguments),
+    /// Make a snapshot from one that 'nvvmm push' has stored
+    ///
+    /// What the pool is likely to have is compared with, and not fetched. After an interruption,
+    /// pull again: what has arrived is kept. The snapshot is foreign, as a received one is.
+    #[command(after_long_help = PULL_EXAMPLES)]
+    Pull(PullArguments),
+    /// List, remove, collect and verify what is in an object store
+    #[command(subcommand)]
+    Remote(RemoteCommand),
     /// Trust a snapshot that came from elsewhere
     ///
     /// A received snapshot is foreign, and so are snapshots of VMs that were restored from it. The
