@@ -12,8 +12,8 @@ use chacha20poly1305::{ChaCha20Poly1305, KeyInit, Nonce};
 use nvvmm_snapshot::fill_random;
 use nvvmm_snapshot::stream::sealed::Key;
 
-use crate::error::{Error, Result};
 use crate::boxes::{BOX_BYTES, BoxKind, BoxV1, Form, SALT_BYTES};
+use crate::error::{Error, Result};
 
 /// Contexts of key derivation.
 pub(crate) const MASTER_CONTEXT: &str = "nvvmm 2026-11-30 master key of an encrypted store";
@@ -116,7 +116,9 @@ impl StoreKeys {
             msg: &compressed,
             aad: &name.0,
         };
-        let sealed = self.piece_cipher(name).encrypt(&Nonce::from(nonce), payload);
+        let sealed = self
+            .piece_cipher(name)
+            .encrypt(&Nonce::from(nonce), payload);
         let sealed = sealed.map_err(|_| Error::damaged("a piece", "it cannot be sealed"))?;
         let mut stored = Vec::with_capacity(NONCE_BYTES + sealed.len());
         stored.extend_from_slice(&nonce);
@@ -164,7 +166,9 @@ impl StoreKeys {
                     aad: head.fixed(),
                 };
                 let cipher = self.box_cipher(&head, bound);
-                cipher.encrypt(&Nonce::default(), payload).map_err(|_| odd())?
+                cipher
+                    .encrypt(&Nonce::default(), payload)
+                    .map_err(|_| odd())?
             }
         };
         let mut bytes = Vec::with_capacity(BOX_BYTES + stored.len());

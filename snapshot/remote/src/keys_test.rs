@@ -24,8 +24,14 @@ fn a_box_is_opened_in_its_place_only_and_as_it_was() {
         for at in 0..wrapped.len() {
             let mut changed = wrapped.clone();
             changed[at] ^= 1;
-            assert!(open(BoxKind::Index, b"here", &changed).is_err(), "byte {at}");
-            assert!(open(BoxKind::Index, b"here", &wrapped[..at]).is_err(), "cut at {at}");
+            assert!(
+                open(BoxKind::Index, b"here", &changed).is_err(),
+                "byte {at}"
+            );
+            assert!(
+                open(BoxKind::Index, b"here", &wrapped[..at]).is_err(),
+                "cut at {at}"
+            );
         }
     }
 }
@@ -35,7 +41,10 @@ fn the_same_piece_is_the_same_bytes_and_another_store_names_it_otherwise() {
     for keys in [keys(false), keys(true)] {
         let name = keys.piece_name(b"content");
         let stored = keys.seal_piece(&name, b"compressed".to_vec()).unwrap();
-        assert_eq!(keys.seal_piece(&name, b"compressed".to_vec()).unwrap(), stored);
+        assert_eq!(
+            keys.seal_piece(&name, b"compressed".to_vec()).unwrap(),
+            stored
+        );
         assert_eq!(keys.open_piece(&name, &stored).unwrap(), b"compressed");
     }
     let other = StoreKeys::of(&[8; SALT_BYTES], None);
@@ -48,11 +57,17 @@ fn a_sealed_piece_is_opened_under_its_name_only() {
     let keys = keys(true);
     let name = keys.piece_name(b"content");
     let stored = keys.seal_piece(&name, b"compressed".to_vec()).unwrap();
-    assert!(keys.open_piece(&keys.piece_name(b"other"), &stored).is_none());
+    assert!(
+        keys.open_piece(&keys.piece_name(b"other"), &stored)
+            .is_none()
+    );
     for at in 0..stored.len() {
         let mut changed = stored.clone();
         changed[at] ^= 1;
         assert!(keys.open_piece(&name, &changed).is_none(), "byte {at}");
-        assert!(keys.open_piece(&name, &stored[..at]).is_none(), "cut at {at}");
+        assert!(
+            keys.open_piece(&name, &stored[..at]).is_none(),
+            "cut at {at}"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Lists and removes snapshots of a store.
 
-use nvvmm_snapshot::stream::StreamHeader;
 use nvvmm_snapshot::near_names;
+use nvvmm_snapshot::stream::StreamHeader;
 
 use crate::error::{Error, Result};
 use crate::layout::manifest::{HEAD_BYTES_MAX, Head};

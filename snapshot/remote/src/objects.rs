@@ -255,7 +255,9 @@ impl Objects {
         let mut listed = listed?;
         // A request of S3 lists 1,000.
         let requests = 1 + listed.len() as u64 / 1000;
-        self.counters.requests.fetch_add(requests, Ordering::Relaxed);
+        self.counters
+            .requests
+            .fetch_add(requests, Ordering::Relaxed);
         listed.sort_by(|left, right| left.name.cmp(&right.name));
         Ok(listed)
     }
@@ -280,7 +282,10 @@ impl Objects {
         };
         let coming = found.range.end.saturating_sub(found.range.start);
         if coming > bytes_max {
-            return Err(Error::damaged(name, "it is larger than such an object can be"));
+            return Err(Error::damaged(
+                name,
+                "it is larger than such an object can be",
+            ));
         }
         let bytes = found.bytes().await.map_err(told)?;
         self.counters

@@ -13,16 +13,11 @@ pub(crate) const PIECE_FRAMES: u32 = (PIECE_BYTES / BLOCK_SIZE_BYTES) as u32;
 /// Pieces of a chunk.
 pub(crate) const CHUNK_PIECES: u32 = (nvvmm_snapshot::CHUNK_SIZE_BYTES / PIECE_BYTES) as u32;
 /// Bytes of the bits, one for each frame.
-const BITS_BYTES: usize = PIECE_FRAMES as usize / 8;
+pub(crate) const BITS_BYTES: usize = PIECE_FRAMES as usize / 8;
 
 /// Writes the content of piece `number` of a chunk to `into`. `chunk` has all 2 MiB. False when
 /// none of its frames is there.
-pub(crate) fn content_of(
-    number: u32,
-    there: &FrameSet,
-    chunk: &[u8],
-    into: &mut Vec<u8>,
-) -> bool {
+pub(crate) fn content_of(number: u32, there: &FrameSet, chunk: &[u8], into: &mut Vec<u8>) -> bool {
     let first = number * PIECE_FRAMES;
     into.clear();
     into.resize(BITS_BYTES, 0);

@@ -16,7 +16,10 @@ fn chunk() -> (FrameSet, Vec<u8>) {
 fn a_chunk_s_frames_come_back_from_its_pieces() {
     let (there, chunk) = chunk();
     let key = Key::from_text(&"a".repeat(64));
-    for keys in [StoreKeys::of(&[1; 32], None), StoreKeys::of(&[1; 32], key.as_ref())] {
+    for keys in [
+        StoreKeys::of(&[1; 32], None),
+        StoreKeys::of(&[1; 32], key.as_ref()),
+    ] {
         let (mut maker, mut reader) = (PieceMaker::new(0).unwrap(), PieceReader::new().unwrap());
         let mut content = Vec::new();
         let mut found = Vec::new();

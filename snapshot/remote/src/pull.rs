@@ -281,12 +281,11 @@ impl Pulling<'_> {
     }
 
     /// The stored bytes of a piece among what was fetched.
-    fn stored<'f>(
-        &self,
-        row: &PieceRow,
-        fetched: &'f Fetched,
-    ) -> Result<&'f [u8]> {
-        let runs = fetched.get(&row.pack).map(Vec::as_slice).unwrap_or_default();
+    fn stored<'f>(&self, row: &PieceRow, fetched: &'f Fetched) -> Result<&'f [u8]> {
+        let runs = fetched
+            .get(&row.pack)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         let run = runs.partition_point(|(offset, _)| *offset <= row.offset);
         let found = run.checked_sub(1).and_then(|run| {
             let (offset, bytes) = &runs[run];

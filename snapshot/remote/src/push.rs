@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    ContentRoot, FaultPoint, Identity, MoveProgress, Pool, WholeChunk, WholeContent, fault_point,
+    BLOCK_SIZE_BYTES, ContentRoot, FaultPoint, Identity, MoveProgress, Pool, WholeChunk,
+    WholeContent, fault_point,
 };
 
 use crate::error::{Error, Result};
@@ -17,7 +18,7 @@ use crate::layout::PIECE_BYTES;
 use crate::layout::ids::ObjectId;
 use crate::layout::manifest::{Head, Manifest, PIECES_MAX, PieceRow};
 use crate::objects::Traffic;
-use crate::piece::{CHUNK_PIECES, PieceMaker, content_of};
+use crate::piece::{BITS_BYTES, CHUNK_PIECES, PieceMaker, content_of};
 use crate::store::Store;
 use crate::uploads::Uploads;
 
@@ -124,7 +125,7 @@ impl Store {
             was_there: true,
             pieces_count: head.pieces.into(),
             new_pieces_count: 0,
-            content_bytes: head.header.frames_written.unwrap_or(0) * 4096,
+            content_bytes: head.header.frames_written.unwrap_or(0) * BLOCK_SIZE_BYTES,
             new_content_bytes: 0,
             packs_count: 0,
             traffic: self.traffic(),
@@ -151,8 +152,7 @@ impl Push<'_> {
             new_content_bytes: 0,
             new_pieces_count: 0,
         };
-        let root =
-            content.each_chunk::<Error>(on_progress, &mut |chunk| sending.chunk(&chunk))?;
+        let root = content.each_chunk::<Error>(on_progress, &mut |chunk| sending.chunk(&chunk))?;
         sending.uploads.finish()?;
         let manifest = sending.manifest(self.id, content, root)?;
         let object = self.store.keys.snapshot_object(name);
@@ -212,13 +212,14 @@ impl Sending<'_> {
                 continue;
             }
             let name = self.store.keys.piece_name(&self.content);
-            self.content_bytes += self.content.len() as u64;
+            let frames_bytes = (self.content.len() - BITS_BYTES) as u64;
+            self.content_bytes += frames_bytes;
             let place = match self.known.place_of(&name) {
                 Some(place) => place,
                 None => {
                     let stored = self.maker.stored(&self.store.keys, &name, &self.content)?;
                     self.new_pieces_count += 1;
-                    self.new_content_bytes += self.content.len() as u64;
+                    self.new_content_bytes += frames_bytes;
                     self.uploads.add(&mut self.known, name, &stored)?
                 }
             };
@@ -261,8 +262,7 @@ impl Sending<'_> {
             }
             row.pack = packs.partition_point(|pack| *pack < row.pack) as u32;
         }
-        let bits = rows.len() as u64 * u64::from(crate::piece::PIECE_FRAMES / 8);
-        let frames_written = (self.content_bytes - bits) / nvvmm_snapshot::BLOCK_SIZE_BYTES;
+        let frames_written = self.content_bytes / BLOCK_SIZE_BYTES;
         let packs = packs.iter().map(|pack| self.known.packs[*pack as usize]);
         Ok(Manifest {
             head: Head {

@@ -57,15 +57,23 @@ impl StoreUrl {
             "s3" => Place::S3,
             "gs" => Place::Gcs,
             "az" => Place::Azure,
-            _ => return Err(fault("it does not begin with s3://, gs://, az:// or file://")),
+            _ => {
+                return Err(fault(
+                    "it does not begin with s3://, gs://, az:// or file://",
+                ));
+            }
         };
         let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         if name.contains('@') {
-            return Err(fault("credentials are not in a URL, but in the environment"));
+            return Err(fault(
+                "credentials are not in a URL, but in the environment",
+            ));
         }
         let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if name.is_empty() || !name.bytes().all(good) || name.starts_with('.') {
-            return Err(fault("a bucket's name has letters, digits, '.', '_' and '-' only"));
+            return Err(fault(
+                "a bucket's name has letters, digits, '.', '_' and '-' only",
+            ));
         }
         Ok(StoreUrl {
             place: of(Bucket {
@@ -108,9 +116,8 @@ fn prefix_of(text: &str) -> Result<String> {
         return Ok(String::new());
     }
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-=+".contains(&byte);
-    let is_name = |name: &str| {
-        !name.is_empty() && name != "." && name != ".." && name.bytes().all(good)
-    };
+    let is_name =
+        |name: &str| !name.is_empty() && name != "." && name != ".." && name.bytes().all(good);
     match text.split('/').all(is_name) {
         true => Ok(text.to_owned()),
         false => Err(Error::Url {

@@ -40,7 +40,10 @@ fn what_is_no_url_of_a_store_is_refused_without_being_repeated() {
 #[test]
 fn the_last_name_is_that_of_a_snapshot() {
     let (store, name) = StoreUrl::parse_with_snapshot("s3://bucket/team/vm@7").unwrap();
-    assert_eq!((store.to_string().as_str(), name.as_str()), ("s3://bucket/team", "vm@7"));
+    assert_eq!(
+        (store.to_string().as_str(), name.as_str()),
+        ("s3://bucket/team", "vm@7")
+    );
     for url in ["s3://bucket", "s3://bucket/", "s3://bucket/.a", "file:///"] {
         assert!(StoreUrl::parse_with_snapshot(url).is_err(), "{url}");
     }

@@ -86,11 +86,16 @@ impl Store {
             report.packs_count += 1;
             let good = self.good_pieces(pack, &mut reader, &mut report);
             let (good, what) = match good {
-                Ok(good) => (good, format!("pack {pack} has other content than a snapshot needs")),
+                Ok(good) => (
+                    good,
+                    format!("pack {pack} has other content than a snapshot needs"),
+                ),
                 Err(error) => (Good::new(), as_finding(error)?),
             };
             let is_good = |row: &PieceRow| good.contains(&(row.offset, row.bytes, row.name));
-            let hurt = needed_by.into_iter().filter(|(_, rows)| !rows.iter().all(is_good));
+            let hurt = needed_by
+                .into_iter()
+                .filter(|(_, rows)| !rows.iter().all(is_good));
             let snapshots: Vec<String> = hurt.map(|(name, _)| name).collect();
             if !snapshots.is_empty() {
                 report.faults.push(Fault { what, snapshots });
@@ -124,16 +129,16 @@ impl Store {
     }
 }
 
-fn note_needs(
-    manifest: &Manifest,
-    needs: &mut HashMap<PackId, Vec<(String, Vec<PieceRow>)>>,
-) {
+fn note_needs(manifest: &Manifest, needs: &mut HashMap<PackId, Vec<(String, Vec<PieceRow>)>>) {
     let mut rows = manifest.pieces.clone();
     rows.sort_by_key(|row| row.pack);
     for of_pack in rows.chunk_by(|left, right| left.pack == right.pack) {
         let pack = manifest.packs[of_pack[0].pack as usize];
         let name = manifest.head.header.name.clone();
-        needs.entry(pack).or_default().push((name, of_pack.to_vec()));
+        needs
+            .entry(pack)
+            .or_default()
+            .push((name, of_pack.to_vec()));
     }
 }
 

@@ -86,8 +86,8 @@ impl Pool {
     ) -> Result<ReceiveReport> {
         let mut reader = StreamReader::begin(input)?;
         let mut landing = Landing::begin(self, reader.header(), options)?;
-        let received = receive_all(&mut reader, &mut landing, on_progress)
-            .and_then(|()| landing.complete());
+        let received =
+            receive_all(&mut reader, &mut landing, on_progress).and_then(|()| landing.complete());
         match received {
             Ok(report) => Ok(ReceiveReport {
                 bytes_stream: reader.bytes(),

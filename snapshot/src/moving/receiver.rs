@@ -263,7 +263,10 @@ impl Receiver {
         map: usize,
         index: ChunkIndex,
     ) -> Result<Option<(FrameSet, &[u8])>> {
-        let start = self.targets.get(map).and_then(|target| target.start.as_ref());
+        let start = self
+            .targets
+            .get(map)
+            .and_then(|target| target.start.as_ref());
         let there = map_of(start, index)?;
         if there.count() == 0 {
             return Ok(None);

@@ -136,14 +136,21 @@ impl WholeContent {
                 hasher.add(index, digest);
                 let mut there = blocks.present();
                 if inode.kind == SnapshotKind::Vm {
-                    let zeros = there.places().filter(|frame| is_zero(content.frame(*frame)));
+                    let zeros = there
+                        .places()
+                        .filter(|frame| is_zero(content.frame(*frame)));
                     for frame in zeros.collect::<Vec<_>>() {
                         there.remove(frame);
                     }
                 }
                 if digest.is_some() {
                     let content = content.all();
-                    visit(WholeChunk { map, index, there, content })?;
+                    visit(WholeChunk {
+                        map,
+                        index,
+                        there,
+                        content,
+                    })?;
                 }
             }
             bytes_before += of.size_bytes();

@@ -19,14 +19,14 @@ pub fn told(error: Error) -> VmError {
 
 fn remedy_of(error: &Error) -> Option<String> {
     let remedy = match error {
-        Error::Url { .. } => "give s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or \
-                              file:///DIRECTORY",
+        Error::Url { .. } => {
+            "give s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or \
+                              file:///DIRECTORY"
+        }
         Error::NoStore { .. } => "check the URL; 'nvvmm push' makes a store",
         Error::Version { .. } => "use the nvvmm version that made the store",
         Error::NeedsKey => "give its key with --key FILE",
-        Error::NotEncrypted => {
-            "leave out --key, but only if nobody else could have made the store"
-        }
+        Error::NotEncrypted => "leave out --key, but only if nobody else could have made the store",
         Error::WrongKey => "use the key file of the push that made the store",
         Error::NameTaken { name } => {
             return Some(format!(
@@ -37,8 +37,10 @@ fn remedy_of(error: &Error) -> Option<String> {
             return Some(format!("similar names: '{}'", near.join("', '")));
         }
         Error::NotFound { .. } => "'nvvmm remote ls URL' lists the snapshots",
-        Error::NoConditionalWrites => "use a store that has them: S3, MinIO, Ceph from version 19, \
-                                       Google Cloud Storage, Azure, or a directory",
+        Error::NoConditionalWrites => {
+            "use a store that has them: S3, MinIO, Ceph from version 19, \
+                                       Google Cloud Storage, Azure, or a directory"
+        }
         Error::PushEnded { .. } => "push again",
         Error::NoSuchPush { .. } => "'nvvmm remote gc URL' lists the pushes under way",
         Error::Damaged { .. } | Error::Missing { .. } => {

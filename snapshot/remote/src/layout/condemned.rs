@@ -3,8 +3,8 @@
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::boxes::BoxKind;
 use super::ids::{ObjectId, PACK_ID_BYTES, PackId};
+use crate::boxes::BoxKind;
 use crate::error::{Error, Result};
 use crate::keys::StoreKeys;
 

@@ -10,9 +10,9 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use zstd::bulk::{compress, decompress};
 
+use super::ids::{ObjectId, PACK_ID_BYTES, PackId};
 use super::{PIECE_BYTES, STORED_BYTES_MAX};
 use crate::boxes::{BOX_BYTES_MAX, BoxKind};
-use super::ids::{ObjectId, PACK_ID_BYTES, PackId};
 use crate::error::{Error, Result};
 use crate::keys::{PieceName, StoreKeys};
 
@@ -130,8 +130,7 @@ impl Head {
         if !(2..=3).contains(&version) {
             return Err(damaged("its header is of an unknown version"));
         }
-        let header =
-            StreamHeader::decode(version, header).map_err(|e| damaged(&e.to_string()))?;
+        let header = StreamHeader::decode(version, header).map_err(|e| damaged(&e.to_string()))?;
         // The object's name is made of it: so nobody can pass one snapshot off as another.
         if keys.snapshot_object(&header.name) != object {
             return Err(damaged("it is of another name"));
@@ -271,8 +270,8 @@ fn check_rows(
             None => Some(header.memory_bytes),
             Some(disk) => header.disks.get(disk).map(|disk| disk.size_bytes),
         };
-        let inside = size_bytes
-            .is_some_and(|bytes| u64::from(row.index) < bytes.div_ceil(PIECE_BYTES));
+        let inside =
+            size_bytes.is_some_and(|bytes| u64::from(row.index) < bytes.div_ceil(PIECE_BYTES));
         let in_order = (row.map, u64::from(row.index)) >= next;
         let has_place = (row.pack as usize) < packs
             && (1..=STORED_BYTES_MAX as u32).contains(&row.bytes)

@@ -3,8 +3,8 @@
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::boxes::{BOX_BYTES_MAX, BoxKind};
 use super::ids::PackId;
+use crate::boxes::{BOX_BYTES_MAX, BoxKind};
 use crate::error::{Error, Result};
 use crate::keys::{PieceName, StoreKeys};
 
@@ -87,6 +87,9 @@ pub(crate) fn pieces_of(
     let (rows, behind) = keys.unwrap(BoxKind::Index, pack.as_bytes(), index, &object)?;
     let rows = <[IndexRowV1]>::ref_from_bytes(&rows);
     let rows = rows.map_err(|_| damaged("its index makes no sense"))?;
+    if rows.len() > PACK_PIECES_MAX {
+        return Err(damaged("its index is too long"));
+    }
     let mut offset = 0_u64;
     let mut pieces = Vec::with_capacity(rows.len());
     for row in rows {

@@ -4,7 +4,7 @@
 //! a seed decides. Nothing is deleted that a push has counted on, whatever the order.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex};
 
 use nvvmm_test_profile::sized;
@@ -144,7 +144,13 @@ fn perform(part: Part<'_>, store: &Store) -> Option<&'static str> {
 
 /// All that pushes have reported is there and whole, and nothing else is left in the end.
 fn assert_whole(memory: &Arc<InMemory>, pushed: &[&str], seed: u64) {
-    let store = Store::on(memory.clone(), Path::default(), "after", None, Use::Existing);
+    let store = Store::on(
+        memory.clone(),
+        Path::default(),
+        "after",
+        None,
+        Use::Existing,
+    );
     let store = store.unwrap();
     let report = store.verify(&mut go_on).unwrap();
     assert_eq!(report.faults, [], "seed {seed}");
@@ -158,7 +164,10 @@ fn assert_whole(memory: &Arc<InMemory>, pushed: &[&str], seed: u64) {
     }
     let left = store.gc(&GcOptions::default()).unwrap();
     assert!(left.pushes.is_empty(), "seed {seed}: {left:?}");
-    assert_eq!(left.packs_count, report.packs_count, "seed {seed}: {left:?}");
+    assert_eq!(
+        left.packs_count, report.packs_count,
+        "seed {seed}: {left:?}"
+    );
     assert_eq!(store.verify(&mut go_on).unwrap().faults, [], "seed {seed}");
 }
 

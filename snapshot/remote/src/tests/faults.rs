@@ -82,8 +82,8 @@ fn what_is_cut_off_or_changed_on_its_way_is_refused_and_leaves_nothing() {
             let count = Arc::new(AtomicUsize::new(0));
             let seen = Arc::clone(&count);
             let store = hooked(&memory, move |request, _| {
-                let is_chosen = request == Request::Get
-                    && seen.fetch_add(1, Ordering::Relaxed) == number;
+                let is_chosen =
+                    request == Request::Get && seen.fetch_add(1, Ordering::Relaxed) == number;
                 if is_chosen { fate } else { Fate::Done }
             });
             let pulled = store.and_then(|store| pull(&store, &to.pool, "a"));
@@ -108,7 +108,10 @@ fn a_piece_that_is_damaged_in_the_store_is_found_and_is_named_with_its_snapshot(
     let (memory, store) = in_memory(None);
     push(&store, &from.pool, "a").unwrap();
     let packs = all_objects(&memory).into_iter();
-    let (path, bytes) = packs.into_iter().find(|(path, _)| path.starts_with("packs/")).unwrap();
+    let (path, bytes) = packs
+        .into_iter()
+        .find(|(path, _)| path.starts_with("packs/"))
+        .unwrap();
     for at in [0, bytes.len() / 2, bytes.len() - 1] {
         let mut damaged = bytes.to_vec();
         damaged[at] ^= 1;
@@ -132,7 +135,10 @@ fn a_store_without_conditional_writes_is_refused() {
         });
         let store = store.unwrap();
         let pushed = push(&store, &from.pool, "a");
-        assert!(matches!(pushed, Err(Error::NoConditionalWrites)), "{pushed:?}");
+        assert!(
+            matches!(pushed, Err(Error::NoConditionalWrites)),
+            "{pushed:?}"
+        );
         // The first object is as it was.
         assert!(store.snapshots().unwrap().0.is_empty());
         hooked(&memory, |_, _| Fate::Done).unwrap();
@@ -145,14 +151,21 @@ fn a_push_that_dies_at_any_request_leaves_nothing_half_done() {
     for last in 0.. {
         let (memory, good) = in_memory(None);
         let count = AtomicUsize::new(0);
-        let store = hooked(&memory, move |_, _| match count.fetch_add(1, Ordering::Relaxed) {
-            number if number <= last => Fate::Done,
-            _ => Fate::Lost,
+        let store = hooked(&memory, move |_, _| {
+            match count.fetch_add(1, Ordering::Relaxed) {
+                number if number <= last => Fate::Done,
+                _ => Fate::Lost,
+            }
         });
-        let survived = store.and_then(|store| push(&store, &from.pool, "a")).is_ok();
+        let survived = store
+            .and_then(|store| push(&store, &from.pool, "a"))
+            .is_ok();
         let seen = good.snapshots().unwrap();
         assert!(seen.1.is_empty(), "request {last}: {:?}", seen.1);
-        assert!(good.verify(&mut go_on).unwrap().faults.is_empty(), "request {last}");
+        assert!(
+            good.verify(&mut go_on).unwrap().faults.is_empty(),
+            "request {last}"
+        );
         // The next push goes on, and what the dead one has left ends by hand.
         let again = push(&good, &from.pool, "a").unwrap();
         assert_eq!(again.was_there, !seen.0.is_empty());
@@ -178,7 +191,11 @@ fn a_push_that_somebody_ends_while_it_commits_makes_nothing() {
         let others = good.clone();
         let store = hooked(&memory, move |request, path| {
             // Before the first pack is put, or just before the manifest is.
-            let wanted = if at == Request::Put { "packs/" } else { "snapshots/" };
+            let wanted = if at == Request::Put {
+                "packs/"
+            } else {
+                "snapshots/"
+            };
             if request == at && path.starts_with(wanted) {
                 std::thread::scope(|scope| {
                     let ends = || {

@@ -7,3 +7,4 @@ mod faults;
 mod moving;
 mod pools;
 mod stores;
+mod versions;

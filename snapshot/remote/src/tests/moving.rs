@@ -10,7 +10,9 @@ use object_store::path::Path;
 
 use super::pools::*;
 use super::stores::*;
-use crate::{Error, GcOptions, PullOptions, PullReport, PushOptions, PushReport, Store, StoreUrl, Use};
+use crate::{
+    Error, GcOptions, PullOptions, PullReport, PushOptions, PushReport, Store, StoreUrl, Use,
+};
 
 pub(super) fn push(store: &Store, pool: &Arc<Pool>, name: &str) -> Result<PushReport, Error> {
     store.push(pool, name, &PushOptions::default(), &mut go_on)
@@ -20,7 +22,7 @@ pub(super) fn pull(store: &Store, pool: &Arc<Pool>, name: &str) -> Result<PullRe
     store.pull(pool, name, &PullOptions::default(), &mut go_on)
 }
 
-fn key(digit: &str) -> Key {
+pub(super) fn key(digit: &str) -> Key {
     Key::from_text(&digit.repeat(64)).unwrap()
 }
 
@@ -38,14 +40,16 @@ fn a_snapshot_is_pulled_as_it_was_pushed() {
         ];
         for store in stores {
             let (from, to) = (pool_of(32 << 20), pool_of(32 << 20));
-            take_with_disk(&from.pool, "a", &sparse(), &[(5, 5)].into());
+            let end: Vec<u8> = (0..9000).map(|at| (at / 7) as u8).collect();
+            take_with_disk(&from.pool, "a", &sparse(), &end);
             let pushed = push(&store, &from.pool, "a").unwrap();
-            // Two pieces are the same.
-            assert_eq!((pushed.pieces_count, pushed.new_pieces_count), (6, 5));
+            // Two pieces of memory are the same; the end of the disk is in two.
+            assert_eq!((pushed.pieces_count, pushed.new_pieces_count), (7, 6));
             assert_eq!((pushed.packs_count, pushed.was_there), (1, false));
             let pulled = pull(&store, &to.pool, "a").unwrap();
-            assert_eq!((pulled.pieces_count, pulled.fetched_pieces_count), (6, 5));
+            assert_eq!((pulled.pieces_count, pulled.fetched_pieces_count), (7, 6));
             assert_eq!(contents(&to.pool, "a"), sparse());
+            assert_eq!(end_of_disk(&to.pool, "a", end.len()), end);
             let (original, copy) = (from.pool.find("a").unwrap(), to.pool.find("a").unwrap());
             assert_eq!(original.identity, copy.identity);
             assert_eq!(pulled.received.content_root, Some(pushed.content_root));
@@ -99,7 +103,10 @@ fn a_pull_that_is_interrupted_goes_on() {
         }
     };
     let cut = store.pull(&to.pool, "a", &PullOptions::default(), &mut once);
-    assert!(matches!(cut, Err(Error::Pool(PoolError::Interrupted))), "{cut:?}");
+    assert!(
+        matches!(cut, Err(Error::Pool(PoolError::Interrupted))),
+        "{cut:?}"
+    );
     let pulled = pull(&store, &to.pool, "a").unwrap();
     assert!(pulled.received.resumed);
     assert!(pulled.fetched_pieces_count < pulled.pieces_count - 1);
@@ -123,11 +130,17 @@ fn a_push_that_is_interrupted_leaves_nothing_that_is_seen_and_the_next_one_goes_
         }
     };
     let cut = store.push(&from.pool, "a", &PushOptions::default(), &mut once);
-    assert!(matches!(cut, Err(Error::Pool(PoolError::Interrupted))), "{cut:?}");
+    assert!(
+        matches!(cut, Err(Error::Pool(PoolError::Interrupted))),
+        "{cut:?}"
+    );
     assert!(store.snapshots().unwrap().0.is_empty());
     assert!(store.pushes().unwrap().is_empty());
     let pushed = push(&store, &from.pool, "a").unwrap();
-    assert!(pushed.new_pieces_count < pushed.pieces_count - 1, "{pushed:?}");
+    assert!(
+        pushed.new_pieces_count < pushed.pieces_count - 1,
+        "{pushed:?}"
+    );
 }
 
 #[test]
@@ -154,13 +167,25 @@ fn a_name_that_is_taken_and_a_name_that_is_not_there_are_refused() {
 fn a_key_opens_its_own_store_only() {
     let (memory, _) = in_memory(Some(&key("5")));
     let open = |key: Option<&Key>| {
-        Store::on(memory.clone(), Path::default(), "memory", key, Use::Existing)
+        Store::on(
+            memory.clone(),
+            Path::default(),
+            "memory",
+            key,
+            Use::Existing,
+        )
     };
     assert!(matches!(open(None), Err(Error::NeedsKey)));
     assert!(matches!(open(Some(&key("6"))), Err(Error::WrongKey)));
     assert!(open(Some(&key("5"))).is_ok());
     let (plain, _) = in_memory(None);
-    let opened = Store::on(plain, Path::default(), "memory", Some(&key("5")), Use::Existing);
+    let opened = Store::on(
+        plain,
+        Path::default(),
+        "memory",
+        Some(&key("5")),
+        Use::Existing,
+    );
     assert!(matches!(opened, Err(Error::NotEncrypted)));
     let none = Arc::new(InMemory::new());
     let opened = Store::on(none, Path::default(), "memory", None, Use::Existing);
@@ -192,7 +217,14 @@ fn two_collections_delete_what_a_removed_snapshot_alone_needed() {
     push(&store, &from.pool, "b").unwrap();
     store.remove("a").unwrap();
     let first = store.gc(&GcOptions::default()).unwrap();
-    assert_eq!((first.packs_count, first.condemned_count, first.deleted_count), (2, 1, 0));
+    assert_eq!(
+        (
+            first.packs_count,
+            first.condemned_count,
+            first.deleted_count
+        ),
+        (2, 1, 0)
+    );
     let second = store.gc(&GcOptions::default()).unwrap();
     assert_eq!((second.condemned_count, second.deleted_count), (0, 1));
     let third = store.gc(&GcOptions::default()).unwrap();

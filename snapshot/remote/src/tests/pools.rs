@@ -31,51 +31,61 @@ pub(crate) fn pool_of(size_bytes: u64) -> Bench {
     }
 }
 
+/// Size of a disk, which ends in the middle of a block.
+pub(crate) const DISK_BYTES: u64 = (1 << 40) + 512;
+
 /// Takes a snapshot of a VM with this memory.
 pub(crate) fn take(pool: &Arc<Pool>, name: &str, memory: &Memory) {
-    take_with_disk(pool, name, memory, &Memory::new());
+    let holder = pool.hold("vm").unwrap();
+    commit(&holder, name, memory, Vec::new());
 }
 
-/// Takes a snapshot of a VM with this memory, and a disk of as many bytes if it has any.
-pub(crate) fn take_with_disk(pool: &Arc<Pool>, name: &str, memory: &Memory, disk: &Memory) {
+/// Takes a snapshot of a VM with this memory, and a disk that has these bytes at its end.
+pub(crate) fn take_with_disk(pool: &Arc<Pool>, name: &str, memory: &Memory, end: &[u8]) {
+    pool.create_disk("data", DISK_BYTES).unwrap();
     let holder = pool.hold("vm").unwrap();
-    let changes = |memory: &Memory| -> Vec<(ChunkIndex, ChunkMap)> {
-        let mut chunks: BTreeMap<u64, LeafBlocks> = BTreeMap::new();
-        for (frame, byte) in memory {
-            let block = holder.alloc_blocks(1).unwrap()[0];
-            holder.write_block(block, &[*byte; 4096]).unwrap();
-            let chunk = chunks.entry(frame / 512).or_default();
-            chunk.set((frame % 512) as u32, Some(block));
-        }
-        let chunks = chunks.into_iter();
-        chunks
-            .map(|(index, blocks)| {
-                let index = ChunkIndex::new(index as u32);
-                (index, ChunkMap::Frames(Arc::new(blocks)))
-            })
-            .collect()
-    };
-    let (of_memory, of_disk) = (changes(memory), changes(disk));
-    let mut maps = vec![NewMap::memory(CHUNKS << 21, &of_memory)];
-    if !disk.is_empty() {
-        maps.push(NewMap {
-            kind: MapKind::Disk(DiskName::new("data").unwrap()),
-            size_bytes: CHUNKS << 21,
-            changes: &of_disk,
-        });
+    let head = holder.attach_disk("data").unwrap();
+    head.write(DISK_BYTES - end.len() as u64, end).unwrap();
+    let cut = head.cut().unwrap();
+    commit(&holder, name, memory, vec![cut]);
+}
+
+fn commit(holder: &Holder, name: &str, memory: &Memory, cuts: Vec<DiskCut>) {
+    let mut chunks: BTreeMap<u64, LeafBlocks> = BTreeMap::new();
+    for (frame, byte) in memory {
+        let block = holder.alloc_blocks(1).unwrap()[0];
+        holder.write_block(block, &[*byte; 4096]).unwrap();
+        let chunk = chunks.entry(frame / 512).or_default();
+        chunk.set((frame % 512) as u32, Some(block));
     }
+    let changes = chunks.into_iter().map(|(index, blocks)| {
+        let index = ChunkIndex::new(index as u32);
+        (index, ChunkMap::Frames(Arc::new(blocks)))
+    });
+    let changes: Vec<(ChunkIndex, ChunkMap)> = changes.collect();
     let new = NewSnapshot {
         kind: SnapshotKind::Vm,
         name,
         parent: None,
         base: None,
-        maps,
+        maps: vec![NewMap::memory(CHUNKS << 21, &changes)],
         state: STATE,
         frames_new: 3,
     };
+    let reservation = holder.reserve(cuts.len() as u32).unwrap();
     holder
-        .commit_snapshot(new, holder.reserve(0).unwrap())
+        .commit_with_disks(new, cuts, &[], reservation)
         .unwrap();
+}
+
+/// The last bytes of the disk of a snapshot.
+pub(crate) fn end_of_disk(pool: &Arc<Pool>, name: &str, len: usize) -> Vec<u8> {
+    let holder = pool.hold("reader").unwrap();
+    let (entry, _) = holder.pin(name).unwrap();
+    let mut bytes = vec![0xee; len];
+    let reader = holder.disk_of(entry.id, "data").unwrap();
+    reader.read(DISK_BYTES - len as u64, &mut bytes).unwrap();
+    bytes
 }
 
 /// Contents of a snapshot as a guest sees them.

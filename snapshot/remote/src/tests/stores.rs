@@ -28,7 +28,9 @@ pub(crate) fn in_memory(key: Option<&Key>) -> (Arc<InMemory>, Store) {
 
 /// The paths and bytes of all objects.
 pub(crate) fn all_objects(memory: &Arc<InMemory>) -> Vec<(String, Bytes)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let listed: Vec<ObjectMeta> = memory.list(None).try_collect().await.unwrap();
         let mut all = Vec::new();
@@ -43,7 +45,9 @@ pub(crate) fn all_objects(memory: &Arc<InMemory>) -> Vec<(String, Bytes)> {
 
 /// Puts an object in its place as it is.
 pub(crate) fn overwrite(memory: &Arc<InMemory>, path: &str, bytes: Vec<u8>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     let path = Path::from(path);
     let put = memory.put(&path, bytes.into());
     runtime.block_on(put).unwrap();

@@ -77,11 +77,7 @@ pub fn to_pool(pool: &Path) -> Result<(), VmError> {
 }
 
 /// Confines this process to the pool and to reading these files, and below these directories.
-fn confine(
-    pool: Option<&Path>,
-    read: &[PathBuf],
-    network: calls::Network,
-) -> Result<(), VmError> {
+fn confine(pool: Option<&Path>, read: &[PathBuf], network: calls::Network) -> Result<(), VmError> {
     let failed = |what: &dyn std::fmt::Display| {
         VmError::new(
             ErrorKind::HostLacks,
