@@ -37,9 +37,8 @@ impl Known {
     pub(crate) fn read(store: &Store) -> Result<Known> {
         let condemned = condemned_packs(store)?;
         let packs = store.packs()?.into_iter();
-        let packs: Vec<(PackId, u64)> = packs
-            .filter(|(pack, _)| !condemned.contains(pack))
-            .collect();
+        let is_usable = |(pack, bytes): &(PackId, u64)| !condemned.contains(pack) && *bytes > 0;
+        let packs: Vec<(PackId, u64)> = packs.filter(is_usable).collect();
         let mut known = Known::default();
         for some in packs.chunks(INDEXES_AT_ONCE) {
             let tails = some.iter().map(|(pack, bytes)| {

@@ -26,6 +26,8 @@ use crate::error::{Error, Result};
 pub(crate) const PARALLEL: usize = 16;
 /// Interval of looks at whether the caller still wants an answer.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Longest time that tidying up takes after an interruption.
+const TIDYING_MAX: Duration = Duration::from_secs(10);
 /// Objects that are listed at most, so that a store that never ends ends.
 const LISTED_MAX: usize = 16 << 20;
 
@@ -57,16 +59,22 @@ pub(crate) struct Listed {
     pub(crate) age: Duration,
 }
 
-/// A store, and the threads that wait for it.
+/// Requests to a store, as futures. They do not own the threads that carry them out.
 #[derive(Clone)]
-pub(crate) struct Objects {
+struct Requests {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     counters: Arc<Counters>,
-    runtime: Arc<Runtime>,
-    parallel: usize,
     /// Permits of requests that nobody waits for yet.
     permits: Arc<Semaphore>,
+}
+
+/// A store, and the threads that wait for it.
+#[derive(Clone)]
+pub(crate) struct Objects {
+    requests: Requests,
+    runtime: Arc<Runtime>,
+    parallel: usize,
     /// Set when the caller wants no more answers.
     stopped: Arc<AtomicBool>,
 }
@@ -83,24 +91,24 @@ impl Objects {
             .build();
         let runtime = runtime.map_err(|error| failed("start threads", error))?;
         Ok(Objects {
-            store,
-            prefix,
-            counters: Arc::default(),
+            requests: Requests {
+                store,
+                prefix,
+                counters: Arc::default(),
+                permits: Arc::new(Semaphore::new(PARALLEL)),
+            },
             runtime: Arc::new(runtime),
             parallel: PARALLEL,
-            permits: Arc::new(Semaphore::new(PARALLEL)),
             stopped: Arc::default(),
         })
     }
 
     /// Has at most so many requests at once.
     #[cfg(test)]
-    pub(crate) fn with_parallel(self, parallel: usize) -> Objects {
-        Objects {
-            parallel,
-            permits: Arc::new(Semaphore::new(parallel)),
-            ..self
-        }
+    pub(crate) fn with_parallel(mut self, parallel: usize) -> Objects {
+        self.parallel = parallel;
+        self.requests.permits = Arc::new(Semaphore::new(parallel));
+        self
     }
 
     /// Ends all requests once the flag is set.
@@ -129,21 +137,21 @@ impl Objects {
     pub(crate) fn traffic(&self) -> Traffic {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Traffic {
-            requests: of(&self.counters.requests),
-            sent_bytes: of(&self.counters.sent_bytes),
-            received_bytes: of(&self.counters.received_bytes),
+            requests: of(&self.requests.counters.requests),
+            sent_bytes: of(&self.requests.counters.sent_bytes),
+            received_bytes: of(&self.requests.counters.received_bytes),
         }
     }
 
     /// The whole object; none if it is not there. One of more than `bytes_max` is refused.
     pub(crate) fn get(&self, name: &str, bytes_max: u64) -> Result<Option<Bytes>> {
-        self.run(self.got(name, None, bytes_max))
+        self.run(self.requests.got(name, None, bytes_max))
     }
 
     /// These bytes of an object; none if it is not there. Fewer come if it ends before.
     pub(crate) fn get_range(&self, name: &str, range: Range<u64>) -> Result<Option<Bytes>> {
         let bytes_max = range.end - range.start;
-        self.run(self.got(name, Some(range), bytes_max))
+        self.run(self.requests.got(name, Some(range), bytes_max))
     }
 
     /// Reads parts of objects, a few at once. The results are in the order of the requests.
@@ -153,7 +161,7 @@ impl Objects {
     ) -> Result<Vec<Option<Bytes>>> {
         let one = |(name, range): (String, Range<u64>)| async move {
             let bytes_max = range.end - range.start;
-            self.got(&name, Some(range), bytes_max).await
+            self.requests.got(&name, Some(range), bytes_max).await
         };
         let all = stream::iter(wanted).map(one).buffered(self.parallel);
         self.run(all.try_collect())
@@ -161,19 +169,19 @@ impl Objects {
 
     /// Begins to read a part of an object.
     pub(crate) fn begin_get(&self, name: String, range: Range<u64>) -> UnderWay<Option<Bytes>> {
-        let objects = self.clone();
+        let requests = self.requests.clone();
         let bytes_max = range.end - range.start;
         UnderWay(self.runtime.spawn(async move {
-            let _permit = objects.permits.acquire().await;
-            objects.got(&name, Some(range), bytes_max).await
+            let _permit = requests.permits.acquire().await;
+            requests.got(&name, Some(range), bytes_max).await
         }))
     }
 
     /// Begins to write an object.
     pub(crate) fn begin_put(&self, name: String, bytes: Vec<u8>) -> UnderWay<()> {
-        let objects = self.clone();
+        let requests = self.requests.clone();
         UnderWay(self.runtime.spawn(async move {
-            let put = objects.put_as(&name, bytes.into(), PutMode::Overwrite);
+            let put = requests.put_as(&name, bytes.into(), PutMode::Overwrite);
             put.await.map(drop)
         }))
     }
@@ -188,7 +196,7 @@ impl Objects {
 
     /// Writes an object, also over one that is there.
     pub(crate) fn put(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
-        let put = self.put_as(name, bytes.into(), PutMode::Overwrite);
+        let put = self.requests.put_as(name, bytes.into(), PutMode::Overwrite);
         self.run(put).map(drop)
     }
 
@@ -197,30 +205,38 @@ impl Objects {
     /// # Errors
     /// [`Error::NoConditionalWrites`].
     pub(crate) fn put_if_absent(&self, name: &str, bytes: Vec<u8>) -> Result<bool> {
-        let put = self.put_as(name, bytes.into(), PutMode::Create);
+        let put = self.requests.put_as(name, bytes.into(), PutMode::Create);
         self.run(put)
     }
 
-    /// Removes an object, if it is there.
+    /// Removes an object, if it is there. Who was told to stop still tidies up, for a while.
     pub(crate) fn delete(&self, name: &str) -> Result<()> {
-        let path = self.path(name)?;
-        self.count_request();
+        let path = self.requests.path(name)?;
+        self.requests.count_request();
         let op = format!("remove {name}");
-        self.bounded(&op, async {
-            match self.store.delete(&path).await {
+        let request = async {
+            match self.requests.store.delete(&path).await {
                 Err(StoreError::NotFound { .. }) => Ok(()),
                 other => other,
             }
-        })
+        };
+        if !self.stopped.load(Ordering::Relaxed) {
+            return self.bounded(&op, request);
+        }
+        let request = async { tokio::time::timeout(TIDYING_MAX, request).await };
+        match self.runtime.block_on(request) {
+            Ok(done) => done.map_err(|error| told(&op, error)),
+            Err(elapsed) => Err(failed(&op, elapsed)),
+        }
     }
 
     /// True if the object is there.
     pub(crate) fn has(&self, name: &str) -> Result<bool> {
-        let path = self.path(name)?;
-        self.count_request();
+        let path = self.requests.path(name)?;
+        self.requests.count_request();
         let op = format!("look for {name}");
         self.bounded(&op, async {
-            match self.store.head(&path).await {
+            match self.requests.store.head(&path).await {
                 Ok(_) => Ok(true),
                 Err(StoreError::NotFound { .. }) => Ok(false),
                 Err(error) => Err(error),
@@ -230,11 +246,11 @@ impl Objects {
 
     /// All objects of a directory, in the order of their names.
     pub(crate) fn list(&self, directory: &str) -> Result<Vec<Listed>> {
-        let path = self.path(directory)?;
+        let path = self.requests.path(directory)?;
         let now = SystemTime::now();
         let op = format!("list {directory}");
         let listed = self.bounded(&op, async {
-            let all = self.store.list(Some(&path));
+            let all = self.requests.store.list(Some(&path));
             let all = all.take(LISTED_MAX).map_ok(|meta| {
                 let parts = meta.location.prefix_match(&path);
                 let parts: Vec<String> = parts
@@ -255,13 +271,24 @@ impl Objects {
         let mut listed = listed?;
         // A request of S3 lists 1,000.
         let requests = 1 + listed.len() as u64 / 1000;
-        self.counters
+        self.requests
+            .counters
             .requests
             .fetch_add(requests, Ordering::Relaxed);
         listed.sort_by(|left, right| left.name.cmp(&right.name));
         Ok(listed)
     }
 
+    fn bounded<T>(
+        &self,
+        op: &str,
+        request: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T> {
+        self.run(async { request.await.map_err(|error| told(op, error)) })
+    }
+}
+
+impl Requests {
     async fn got(
         &self,
         name: &str,
@@ -312,14 +339,6 @@ impl Objects {
             }
             Err(error) => Err(told(&format!("write {name}"), error)),
         }
-    }
-
-    fn bounded<T>(
-        &self,
-        op: &str,
-        request: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T> {
-        self.run(async { request.await.map_err(|error| told(op, error)) })
     }
 
     fn path(&self, name: &str) -> Result<Path> {
@@ -377,7 +396,7 @@ pub(crate) fn without_secrets(text: &str) -> String {
 impl std::fmt::Debug for Objects {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Objects")
-            .field("prefix", &self.prefix)
+            .field("prefix", &self.requests.prefix)
             .finish_non_exhaustive()
     }
 }

@@ -117,8 +117,9 @@ fn a_pull_that_is_interrupted_goes_on() {
 #[test]
 fn a_push_that_is_interrupted_leaves_nothing_that_is_seen_and_the_next_one_goes_on() {
     let (_, mut store) = in_memory(None);
-    // Each piece is a pack.
+    // Each piece is a pack, and each is there before the next one but one is sent.
     store.pack_bytes = 1;
+    store.objects = store.objects.with_parallel(1);
     let from = pool_of(32 << 20);
     take(&from.pool, "a", &sparse());
     let mut calls = 0;
