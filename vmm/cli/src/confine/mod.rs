@@ -121,7 +121,9 @@ pub enum Reach {
 pub fn to_store(store: &Reach, pool: Option<&Path>) -> Result<(), VmError> {
     match store {
         Reach::Directory { writes: true, .. } => Ok(()),
-        Reach::Directory { path, .. } => confine(pool, &[path.clone()], calls::Network::None),
+        Reach::Directory { path, .. } => {
+            confine(pool, std::slice::from_ref(path), calls::Network::None)
+        }
         Reach::Network => confine(pool, &files_of_networks(), calls::Network::Clients),
     }
 }
