@@ -187,6 +187,19 @@ kvm_pairs() {
     timeout --kill-after=10 "$timeout_s" "${test_command[@]}" --test-threads=1 between_any_two_media
 }
 
+# A snapshot through a server that speaks S3, if one can be had.
+kvm_with_s3() {
+  local test_command
+  ((${#media[@]} + ${#test_arguments[@]} == 0)) || return 0
+  if ! "$here/with-s3.sh" --prepare; then
+    leave_out "a server that speaks S3" "moto cannot be had"
+    return
+  fi
+  set_test_command kvm
+  run_tests "a server that speaks S3" "$here/with-s3.sh" "$here/on-medium.sh" tmpfs \
+    timeout --kill-after=10 "$timeout_s" "${test_command[@]}" --test-threads=1 remote::
+}
+
 # Blocks of documents with the bare-metal guest, run as they are typed.
 kvm_documents() {
   local test_command
@@ -393,6 +406,7 @@ nightly_kvm() {
   done
   ((EUID != 0 || ${#media[@]} > 0)) || kvm_tests_without_root --skip bench::
   kvm_without_techniques --skip bench::
+  kvm_with_s3
   kvm_pairs
   kvm_documents
 }

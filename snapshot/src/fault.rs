@@ -162,6 +162,14 @@ fault_points! {
     MigrationResumed = "migration.resumed",
     /// The other host has decided that the VM is there, and not said so.
     MigrationTaken = "migration.taken",
+    /// A push to an object store has left its marker there, and sent nothing.
+    PushMarked = "push.marked",
+    /// A pack is in the store; no snapshot names it.
+    PushPackPut = "push.pack-put",
+    /// A snapshot is in the store; the push's marker is there, too.
+    PushManifestPut = "push.manifest-put",
+    /// A chunk that was pulled has landed, and is in no committed file.
+    PullChunkLanded = "pull.chunk-landed",
 }
 
 /// Does nothing: this is a release build.

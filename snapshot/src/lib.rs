@@ -115,8 +115,11 @@ pub use layout::inode::{DISKS_MAX, MapKind, SnapshotKind};
 pub use lock_holder::LockHolder;
 pub use lock_times::LockUse;
 pub use lock_wait::{LockWait, wait_for_locks_at_most};
-pub use moving::{MoveProgress, ReceiveOptions, ReceiveReport, SendOptions, SendReport};
-pub use name::{DiskName, near_names};
+pub use moving::{
+    Landing, MoveProgress, ReceiveOptions, ReceiveReport, SendOptions, SendReport, WholeChunk,
+    WholeContent,
+};
+pub use name::{DiskName, check_name, near_names};
 pub use number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameIndex,
     FrameSet, SnapshotId,

@@ -7,8 +7,11 @@ use crate::error::{Error, Result};
 /// Longest name in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 128;
 
-/// Refuses what cannot be a name: see [`Error::InvalidName`].
-pub(crate) fn check_name(name: &str) -> Result<()> {
+/// Refuses what cannot be a name.
+///
+/// # Errors
+/// [`Error::InvalidName`].
+pub fn check_name(name: &str) -> Result<()> {
     let good = (1..=NAME_BYTES_MAX).contains(&name.len())
         && !name.starts_with(['.', '-', '@'])
         && name

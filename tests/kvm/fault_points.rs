@@ -46,6 +46,15 @@ enum Act {
     Stop {
         vm: &'static str,
     },
+    /// Puts a snapshot into the scene's object store.
+    Push {
+        name: &'static str,
+    },
+    /// Makes another snapshot of one in the store.
+    Pull {
+        name: &'static str,
+        new: &'static str,
+    },
     Grow,
     /// Opens the pool after a death. VMs that do not come to a fault point are killed first.
     OpenAfterADeath,
@@ -77,6 +86,11 @@ const ACTS: &[Act] = &[
     Act::Remove { name: "later" },
     Act::Stop { vm: "w" },
     Act::Stop { vm: "v" },
+    Act::Push { name: "base" },
+    Act::Pull {
+        name: "base",
+        new: "pulled",
+    },
     Act::RestoreOnce {
         snapshot: "base",
         vm: "o",
@@ -90,6 +104,8 @@ const ACTS: &[Act] = &[
 /// Fixture of one fault point.
 struct Scene {
     host: Host,
+    /// The directory of an object store.
+    store: tempfile::TempDir,
     point: FaultPoint,
     /// Output of the commands that are to die.
     told: String,
@@ -113,6 +129,7 @@ impl Scene {
         vm.stop();
         Scene {
             host,
+            store: tempfile::tempdir().expect("a directory"),
             point,
             told: String::new(),
             committed: ["base", "kept"].into(),
@@ -187,6 +204,22 @@ impl Scene {
                 self.run(&["stop", vm]);
                 wait_gone(pid as i32);
             }
+            Act::Push { name } => {
+                let url = self.url();
+                self.run(&["push", name, &url]);
+                if self.somebody_died() {
+                    self.assert_store_in_order(name);
+                }
+            }
+            Act::Pull { name, new } => {
+                let from = format!("{}/{name}", self.url());
+                self.run(&["pull", &from, "--name", new]);
+                // An interrupted one goes on.
+                if self.somebody_died() {
+                    self.host.run(&["pull", &from, "--name", new]).ok();
+                }
+                self.committed.insert(new);
+            }
             // A pool on a device cannot grow.
             Act::Grow if self.host.medium().is_device() => {}
             Act::Grow => self.run(&["pool", "grow", "--size", "+8M"]),
@@ -203,6 +236,24 @@ impl Scene {
         if !self.somebody_died() {
             self.uncertain = None;
         }
+    }
+
+    fn url(&self) -> String {
+        format!("file://{}", self.store.path().display())
+    }
+
+    /// After a push that died: what is seen of it is whole, and the next one goes on.
+    fn assert_store_in_order(&self, name: &str) {
+        let (host, url) = (&self.host, self.url());
+        let is_clean = || host.json(&["remote", "verify", &url])["clean"] == true;
+        assert!(is_clean(), "{}", self.point.name());
+        host.run(&["push", name, &url]).ok();
+        let dead = host.json(&["remote", "gc", &url]);
+        for push in dead["pushes"].as_array().expect("a list") {
+            let id = push["push"].as_str().expect("an identity");
+            host.run(&["remote", "gc", &url, "--end-push", id]).ok();
+        }
+        assert!(is_clean(), "{}", self.point.name());
     }
 
     /// Has the guest carry out a command, until it is done or its VM has died.

@@ -62,6 +62,14 @@ fn every_command_prints_what_its_schema_allows() {
     host.json(&["send", "a", "--output", &stream]);
     host.json(&["receive", &stream, "--name", "c"]);
     host.json(&["adopt", "c", "--yes"]);
+    let store = format!("file://{}", file("store"));
+    host.json(&["push", "a", &store]);
+    host.json(&["pull", &format!("{store}/a"), "--name", "d"]);
+    let stored = host.json(&["remote", "ls", &store]);
+    assert_eq!(stored[0]["snapshot"], "a");
+    assert_eq!(host.json(&["remote", "verify", &store])["clean"], true);
+    host.json(&["remote", "rm", &store, "a"]);
+    host.json(&["remote", "gc", &store]);
     host.json(&["export", "a", "--core", &core]);
     host.json(&["pool", "status"]);
     host.json(&["pool", "map"]);

@@ -39,6 +39,7 @@ mod network;
 mod never_run;
 mod other_user;
 mod pool_disks;
+mod remote;
 mod rewind;
 mod ring;
 mod sandbox;

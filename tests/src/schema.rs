@@ -18,6 +18,7 @@ fn schema_of(arguments: &[&str]) -> String {
     match arguments {
         ["pool", command, ..] => format!("pool-{command}"),
         ["disk", command, ..] => format!("disk-{command}"),
+        ["remote", command, ..] => format!("remote-{command}"),
         [command, ..] => (*command).to_owned(),
         [] => String::new(),
     }

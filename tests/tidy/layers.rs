@@ -67,6 +67,20 @@ const LAYERS: &[Layers] = &[
         ],
     },
     Layers {
+        directory: "snapshot/remote/src",
+        from_top: &[
+            "fuzzing gc listing pull push verify",
+            "uploads",
+            "known",
+            "store",
+            "piece",
+            "layout",
+            "keys",
+            "boxes objects",
+            "error url",
+        ],
+    },
+    Layers {
         directory: "devices/src",
         from_top: &[
             "power serial virtio",

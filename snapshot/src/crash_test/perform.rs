@@ -287,8 +287,7 @@ fn receive(pool: &Arc<Pool>, from: &str, name: &str) -> crate::Result<()> {
     pool.send(from, &sent, &mut stream, &mut |_| ControlFlow::Continue(()))?;
     let received = ReceiveOptions {
         name: Some(name),
-        onto: None,
-        limit_bytes: None,
+        ..ReceiveOptions::default()
     };
     let mut stream = stream.as_slice();
     pool.receive(&received, &mut stream, &mut |_| ControlFlow::Continue(()))

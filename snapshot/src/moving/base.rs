@@ -117,18 +117,73 @@ pub(super) fn alike<'l>(listing: &'l Listing, header: &StreamHeader) -> Option<&
         })
 }
 
+/// The snapshot that the receiver says is likely to have much of this one.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Incomplete`]; [`Error::InvalidSnapshot`] if it cannot be compared.
+pub(super) fn like<'l>(
+    pool: &Pool,
+    listing: &'l Listing,
+    header: &StreamHeader,
+    name: &str,
+) -> Result<&'l Listed> {
+    let listed = listing.by_name(name);
+    let listed = listed.ok_or_else(|| pool.not_found(name, listing))?;
+    match has_the_same_memory(listed.complete()?, header) {
+        true => Ok(listed),
+        false => Err(Error::invalid(format!(
+            "it cannot be compared with '{name}', which is of another kind, or of a memory of \
+             another size"
+        ))),
+    }
+}
+
+/// The incomplete file that an earlier reception of the same snapshot left under the name, if any.
+pub(super) fn unfinished<'l>(
+    lock: &CatalogLock<'_>,
+    listing: &'l Listing,
+    name: &str,
+    header: &StreamHeader,
+) -> Result<Option<&'l Listed>> {
+    let Some(listed) = listing.by_name(name) else {
+        return Ok(None);
+    };
+    let inode = &listed.inode;
+    if !inode.incomplete
+        || inode.identity != header.identity
+        || inode
+            .content_root
+            .is_some_and(|root| header.root != Some(root))
+        || !is_of_the_same_shape(inode, header)
+    {
+        return Err(Error::NameTaken {
+            name: name.to_owned(),
+        });
+    }
+    match lock.holders_pinning(inode.id)?.first() {
+        None => Ok(Some(listed)),
+        Some(slot) => {
+            let holder = lock.store().holder_slot(*slot)?;
+            Err(Error::BeingReceived {
+                name: name.to_owned(),
+                pid: holder.pid.get(),
+            })
+        }
+    }
+}
+
 fn complete(listing: &Listing) -> impl Iterator<Item = &Listed> {
     listing.named().filter(|listed| listed.complete().is_ok())
 }
 
 /// True for a snapshot that the stream's may have chunks of. Its disks may be others.
-pub(super) fn has_the_same_memory(inode: &Inode, header: &StreamHeader) -> bool {
+fn has_the_same_memory(inode: &Inode, header: &StreamHeader) -> bool {
     let memory = inode.map(MapKind::Memory).map(FileMap::size_bytes);
     inode.disk.is_none() && (inode.kind, memory) == (header.kind, Some(header.memory_bytes))
 }
 
 /// True when the disks are the same as well.
-pub(super) fn is_of_the_same_shape(inode: &Inode, header: &StreamHeader) -> bool {
+fn is_of_the_same_shape(inode: &Inode, header: &StreamHeader) -> bool {
     let disks = inode.maps.iter().filter_map(stream_disk);
     has_the_same_memory(inode, header) && disks.eq(header.disks.iter().copied())
 }

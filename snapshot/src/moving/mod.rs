@@ -2,14 +2,18 @@
 
 mod base;
 mod content;
+mod landing;
 mod receive;
 mod receiver;
 mod room;
 mod root;
 mod send;
+mod whole;
 
+pub use landing::Landing;
 pub use receive::{ReceiveOptions, ReceiveReport};
 pub use send::{SendOptions, SendReport};
+pub use whole::{WholeChunk, WholeContent};
 
 /// Progress of a move.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

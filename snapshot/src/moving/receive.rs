@@ -5,22 +5,19 @@
 //! it. An interrupted reception leaves it, and the next reception of the same snapshot reuses the
 //! frames in it. A stream that is refused removes it.
 
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::MoveProgress;
-use super::receiver::Receiver;
+use super::landing::Landing;
 use crate::error::{Error, Result};
 use crate::handle::Pool;
 use crate::identity::{ContentRoot, Identity};
-use crate::number::{BLOCK_SIZE_BYTES, SnapshotId};
+use crate::number::SnapshotId;
 use crate::stream::{Item, StreamReader};
-
-/// Frames stored between two commits: 32 MiB.
-const KEEP_FRAMES: u64 = 8192;
 
 /// Options of receiving a snapshot.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,6 +27,9 @@ pub struct ReceiveOptions<'a> {
     /// The snapshot of this pool that the stream builds on. The default is the one with the content
     /// that the stream names. A stream of format version 1 names none.
     pub onto: Option<&'a str>,
+    /// A snapshot of this pool that is likely to have much of this one, and is compared with it.
+    /// The default is what has its identity, or that of its parent.
+    pub like: Option<&'a str>,
     /// Most bytes of memory that may be stored.
     pub limit_bytes: Option<u64>,
 }
@@ -85,60 +85,31 @@ impl Pool {
         on_progress: &mut dyn FnMut(MoveProgress) -> ControlFlow<()>,
     ) -> Result<ReceiveReport> {
         let mut reader = StreamReader::begin(input)?;
-        // A checkpoint arrives as a snapshot that no ring takes for its own.
-        let own_name = || reader.header().name.replace('@', "-");
-        let name = options.name.map_or_else(own_name, str::to_owned);
-        let mut receiver = Receiver::begin(self, &name, reader.header(), options)?;
-        let received = receive_all(&mut reader, &mut receiver, on_progress)
-            .and_then(|state| receiver.complete(&state).map(|id| (id, state.len())));
+        let mut landing = Landing::begin(self, reader.header(), options)?;
+        let received =
+            receive_all(&mut reader, &mut landing, on_progress).and_then(|()| landing.complete());
         match received {
-            Ok((id, state_bytes)) => {
-                let counts = receiver.counts();
-                Ok(ReceiveReport {
-                    name,
-                    id,
-                    identity: reader.header().identity,
-                    content_root: receiver.root(),
-                    since: receiver.since(),
-                    like: receiver.like(),
-                    resumed: receiver.is_resumed(),
-                    frames_received: counts.received,
-                    frames_stored: counts.stored,
-                    frames_found: counts.found,
-                    frames_shared: counts.shared,
-                    bytes_raw: counts.received * BLOCK_SIZE_BYTES + state_bytes as u64,
-                    bytes_stream: reader.bytes(),
-                })
-            }
+            Ok(report) => Ok(ReceiveReport {
+                bytes_stream: reader.bytes(),
+                ..report
+            }),
             Err(error) => {
-                // Those who run in the pool need the space.
-                let starves = is_full(&error) && receiver.has_others();
-                let is_kept = is_interruption(&error) && receiver.is_worth_keeping();
-                let left = if is_kept && !starves {
-                    receiver.keep()
-                } else {
-                    receiver.discard()
-                };
-                if let Err(left) = left {
-                    tracing::warn!(%left, name, "could not keep or remove what was received");
-                }
+                landing.end(Some(&error));
                 Err(error)
             }
         }
     }
 }
 
-/// Stores all that a stream has; the saved state.
+/// Stores all that a stream has.
 fn receive_all(
     reader: &mut StreamReader<'_>,
-    receiver: &mut Receiver,
+    landing: &mut Landing,
     on_progress: &mut dyn FnMut(MoveProgress) -> ControlFlow<()>,
-) -> Result<Vec<u8>> {
-    let bytes_total = reader.header().bytes_total();
-    let disks = reader.header().disks.clone();
-    let memory_bytes = reader.header().memory_bytes;
+) -> Result<()> {
+    let header = reader.header().clone();
+    let bytes_total = header.bytes_total();
     let mut bytes_done = 0;
-    let mut state = Vec::new();
     loop {
         let progress = MoveProgress {
             bytes_done,
@@ -148,42 +119,12 @@ fn receive_all(
             return Err(Error::Interrupted);
         }
         match reader.next()? {
-            Item::State(bytes) => {
-                receiver.state(&bytes);
-                state = bytes;
-            }
+            Item::State(state) => landing.state(state),
             Item::Chunk(chunk) => {
-                let sizes = std::iter::once(memory_bytes);
-                let sizes = sizes.chain(disks.iter().map(|disk| disk.size_bytes));
-                bytes_done = sizes.take(chunk.map).sum::<u64>() + chunk.index.byte_offset();
-                receiver.chunk(chunk)?;
+                bytes_done = header.bytes_before(chunk.map, chunk.index);
+                landing.chunk(chunk)?;
             }
-            Item::End(_) => {
-                receiver.rest()?;
-                return Ok(state);
-            }
-        }
-        if receiver.stored_unkept() >= KEEP_FRAMES {
-            receiver.keep()?;
+            Item::End(_) => return Ok(()),
         }
     }
-}
-
-/// True when the same stream, sent again, may be received.
-fn is_interruption(error: &Error) -> bool {
-    match error {
-        Error::StreamCut | Error::Interrupted => true,
-        Error::Io { source, .. } => source.kind() != ErrorKind::InvalidData,
-        error => is_full(error),
-    }
-}
-
-fn is_full(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::PoolFull { .. }
-            | Error::NoSpaceOnMedium { .. }
-            | Error::MediumFull { .. }
-            | Error::NoRoom { .. }
-    )
 }

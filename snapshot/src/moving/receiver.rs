@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::base::{Onto, alike, base_of, is_of_the_same_shape};
+use super::base::{Onto, alike, base_of, like, unfinished};
 use super::content::{Content, is_zero};
 use super::receive::ReceiveOptions;
 use super::room::Room;
@@ -154,7 +154,9 @@ impl Receiver {
         let listing = lock.listing()?;
         let unfinished = unfinished(&lock, &listing, name, header)?;
         let base = base_of(pool, &listing, header, onto.as_ref())?;
-        let start = unfinished.or(base).or_else(|| alike(&listing, header));
+        let named = options.like.map(|name| like(pool, &listing, header, name));
+        let start = unfinished.or(base).or(named.transpose()?);
+        let start = start.or_else(|| alike(&listing, header));
         for listed in [start, base].into_iter().flatten() {
             holder.pin_id(&lock, listed.inode.id)?;
         }
@@ -244,6 +246,26 @@ impl Receiver {
     /// Takes note of the saved state, which comes before all chunks.
     pub(super) fn state(&mut self, state: &[u8]) {
         self.root.state(self.header.memory_bytes, state);
+    }
+
+    /// Reads what the file that the incomplete one began as has in a chunk: content that is likely
+    /// to be what arrives. None if there is no such file, or it has nothing there.
+    pub(super) fn here(
+        &mut self,
+        map: usize,
+        index: ChunkIndex,
+    ) -> Result<Option<(FrameSet, &[u8])>> {
+        let start = self
+            .targets
+            .get(map)
+            .and_then(|target| target.start.as_ref());
+        let there = map_of(start, index)?;
+        if there.count() == 0 {
+            return Ok(None);
+        }
+        let frames = there.present();
+        self.compared.read(&self.pool, &there, &frames)?;
+        Ok(Some((frames, self.compared.all())))
     }
 
     /// Stores what a record says of a chunk.
@@ -530,40 +552,6 @@ impl Receiver {
     fn kept_in<'l>(&self, listing: &'l Listing) -> Option<&'l Listed> {
         let listed = listing.by_id(self.kept?);
         listed.filter(|listed| !listed.inode.orphan)
-    }
-}
-
-/// The incomplete file that an earlier reception of the same snapshot left under the name, if any.
-fn unfinished<'l>(
-    lock: &CatalogLock<'_>,
-    listing: &'l Listing,
-    name: &str,
-    header: &StreamHeader,
-) -> Result<Option<&'l Listed>> {
-    let Some(listed) = listing.by_name(name) else {
-        return Ok(None);
-    };
-    let inode = &listed.inode;
-    if !inode.incomplete
-        || inode.identity != header.identity
-        || inode
-            .content_root
-            .is_some_and(|root| header.root != Some(root))
-        || !is_of_the_same_shape(inode, header)
-    {
-        return Err(Error::NameTaken {
-            name: name.to_owned(),
-        });
-    }
-    match lock.holders_pinning(inode.id)?.first() {
-        None => Ok(Some(listed)),
-        Some(slot) => {
-            let holder = lock.store().holder_slot(*slot)?;
-            Err(Error::BeingReceived {
-                name: name.to_owned(),
-                pid: holder.pid.get(),
-            })
-        }
     }
 }
 

@@ -143,7 +143,11 @@ fn is_comparable(left: &Inode, right: &Inode) -> bool {
 }
 
 /// Pins a snapshot; its inode, and what the one is that it was taken after.
-fn pinned(pool: &Pool, holder: &Holder, name: &str) -> Result<(Arc<Inode>, Option<Identity>)> {
+pub(super) fn pinned(
+    pool: &Pool,
+    holder: &Holder,
+    name: &str,
+) -> Result<(Arc<Inode>, Option<Identity>)> {
     let (entry, _) = holder.pin(name)?;
     let listing = CatalogLock::take(pool)?.listing()?;
     let listed = listing.by_id(entry.id);

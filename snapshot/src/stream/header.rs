@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::identity::{BaseId, ContentRoot, Identity};
 use crate::layout::inode::{STATE_BYTES_MAX, SnapshotKind, map_height};
 use crate::name::{NAME_BYTES_MAX, check_name};
-use crate::number::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
+use crate::number::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES, ChunkIndex};
 use crate::wording::SizeText;
 
 /// Length of the longest fixed part.
@@ -131,13 +131,20 @@ impl StreamHeader {
     }
 
     /// The size of what is mapped: of memory and of all disks.
-    pub(crate) fn bytes_total(&self) -> u64 {
+    pub fn bytes_total(&self) -> u64 {
         let disks: u64 = self.disks.iter().map(|disk| disk.size_bytes).sum();
         self.memory_bytes + disks
     }
 
+    /// Bytes of memory and disks before a chunk.
+    pub fn bytes_before(&self, map: usize, index: ChunkIndex) -> u64 {
+        let disks = self.disks.iter().map(|disk| disk.size_bytes);
+        let sizes = std::iter::once(self.memory_bytes).chain(disks);
+        sizes.take(map).sum::<u64>() + index.byte_offset()
+    }
+
     /// The oldest format version that can say this: 1 without a root, 2 without disks.
-    pub(crate) fn version(&self) -> u32 {
+    pub fn version(&self) -> u32 {
         match (self.root, &self.disks[..]) {
             (None, _) => VERSION_1,
             (Some(_), []) => VERSION_2,
@@ -150,7 +157,11 @@ impl StreamHeader {
         frames_max(self.memory_bytes) + disks.sum::<u64>()
     }
 
-    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+    /// Encodes the header as it is in a record of a stream of this [version](Self::version).
+    ///
+    /// # Errors
+    /// [`Error::InvalidSnapshot`] when there is no such header.
+    pub fn encode(&self) -> Result<Vec<u8>> {
         let common = self.common()?;
         let parent_identity = self.parent.map_or([0; 16], Identity::bytes);
         let odd = || Error::invalid("a stream names both roots, or none");
@@ -216,7 +227,10 @@ impl StreamHeader {
     }
 
     /// Decodes the payload of the header's record in a stream of this version.
-    pub(crate) fn decode(version: u32, payload: &[u8]) -> Result<StreamHeader> {
+    ///
+    /// # Errors
+    /// [`Error::StreamDamaged`] for one that makes no sense.
+    pub fn decode(version: u32, payload: &[u8]) -> Result<StreamHeader> {
         if version == VERSION_1 {
             let (raw, spec) =
                 HeaderV1::read_from_prefix(payload).map_err(|_| fault("a wrong length"))?;

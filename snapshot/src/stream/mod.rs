@@ -12,6 +12,7 @@
 //! A digest is no signature. Where others can write to what carries a stream, it is [sealed] with a
 //! key.
 
+mod checks;
 mod disks;
 mod header;
 mod payload;
@@ -22,6 +23,7 @@ pub mod sealed;
 mod writer;
 
 pub use crate::identity::BaseId;
+pub(crate) use checks::RecordChecks;
 pub use disks::StreamDisk;
 pub use header::{BaseOf, StreamHeader};
 pub use payload::{ChunkRecord, StreamTotals};

@@ -5,6 +5,7 @@ use std::io::Read;
 use zerocopy::FromBytes;
 use zstd::bulk::Decompressor;
 
+use super::checks::RecordChecks;
 use super::header::StreamHeader;
 use super::payload::{ChunkRecord, StreamTotals};
 use super::record::{
@@ -34,9 +35,7 @@ pub struct StreamReader<'i> {
     decompressor: Decompressor<'static>,
     payload: Vec<u8>,
     chunk: ChunkRecord,
-    /// The next chunk has this index at least.
-    next: (usize, u64),
-    totals: StreamTotals,
+    checks: RecordChecks,
     bytes: u64,
 }
 
@@ -79,8 +78,7 @@ impl<'i> StreamReader<'i> {
             decompressor: Decompressor::new().map_err(Error::io("preparing zstd"))?,
             payload,
             chunk: ChunkRecord::default(),
-            next: (0, 0),
-            totals: StreamTotals::default(),
+            checks: RecordChecks::default(),
             bytes: size_of::<PreludeV1>() as u64 + bytes,
         })
     }
@@ -129,37 +127,7 @@ impl<'i> StreamReader<'i> {
 
     fn read_chunk(&mut self) -> Result<()> {
         let compressed = self.chunk.open(&self.payload)?;
-        let (map, index, all) = (
-            self.chunk.map,
-            self.chunk.index,
-            self.chunk.written.union(&self.chunk.emptied),
-        );
-        let frames_total = self.header.frames_of(map).ok_or_else(|| {
-            Error::stream_damaged(format!("the record of chunk {index} makes no sense"))
-        })?;
-        if (map, u64::from(index.get())) < self.next {
-            return Err(Error::stream_damaged(format!(
-                "chunk {index} is out of order: indices must rise"
-            )));
-        }
-        let inside = ChunkRecord::frames_inside(index, frames_total);
-        if all.iter().any(|frame| frame >= inside) {
-            return Err(Error::stream_damaged(format!(
-                "chunk {index} has frames behind the end"
-            )));
-        }
-        if self.header.base.is_none() && !self.chunk.emptied.is_empty() {
-            return Err(Error::stream_damaged(format!(
-                "chunk {index} empties frames of a base, but the stream has no base"
-            )));
-        }
-        self.totals.add(&self.chunk.written, &self.chunk.emptied);
-        let frames_most = self.header.frames_written.unwrap_or(u64::MAX);
-        if self.totals.frames_written > frames_most {
-            return Err(Error::stream_damaged(format!(
-                "it has more than the {frames_most} frames that its header declares"
-            )));
-        }
+        self.checks.next(&self.header, &self.chunk)?;
         let len = self.chunk.written.count() as usize * BLOCK_SIZE_BYTES as usize;
         decompress(
             &mut self.decompressor,
@@ -167,36 +135,18 @@ impl<'i> StreamReader<'i> {
             len,
             &mut self.chunk.content,
         )?;
-        self.next = (map, u64::from(index.get()) + 1);
-        self.check_end_of_disk(frames_total)
-    }
-
-    /// Checks that what is behind the end of a disk in its last block is zero.
-    fn check_end_of_disk(&self, frames_total: u64) -> Result<()> {
-        let disk = self.chunk.map.checked_sub(1);
-        let disk = disk.and_then(|disk| self.header.disks.get(disk));
-        let inside = disk.map_or(0, |disk| (disk.size_bytes % BLOCK_SIZE_BYTES) as usize);
-        let last = self.chunk.frames().last();
-        let last = last.filter(|(frame, _)| {
-            self.chunk.index.frame_number(*frame) + 1 == frames_total && inside > 0
-        });
-        match last {
-            Some((_, bytes)) if bytes[inside..].iter().any(|byte| *byte != 0) => {
-                Err(Error::stream_damaged("a disk has something behind its end"))
-            }
-            _ => Ok(()),
-        }
+        RecordChecks::end_of_disk(&self.header, &self.chunk)
     }
 
     fn end(&mut self) -> Result<StreamTotals> {
-        if StreamTotals::decode(&self.payload)? != self.totals {
+        if StreamTotals::decode(&self.payload)? != self.checks.totals() {
             return Err(Error::stream_damaged(
                 "its end record counts other chunks or frames than it has",
             ));
         }
         let mut byte = [0];
         match read_exact(self.input, &mut byte) {
-            Err(Error::StreamCut) => Ok(self.totals),
+            Err(Error::StreamCut) => Ok(self.checks.totals()),
             Ok(()) => Err(Error::stream_damaged("something follows its end")),
             Err(error) => Err(error),
         }

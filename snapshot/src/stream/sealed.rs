@@ -47,7 +47,8 @@ impl Key {
         Some(Key(key))
     }
 
-    fn derived(&self, context: &str, salt: &[u8; 32]) -> [u8; 32] {
+    /// A key for one purpose: of this one, the purpose's context and a salt.
+    pub fn derived(&self, context: &str, salt: &[u8; 32]) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key(context);
         hasher.update(&self.0);
         hasher.update(salt);

@@ -9,6 +9,7 @@ pub mod devices;
 pub mod image;
 pub mod pool;
 pub mod protocol;
+pub mod remote;
 pub mod script;
 pub mod state;
 pub mod stream;

@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path};
 
-use nvvmm_fuzz::{boot, control, devices, image, pool, protocol, state, stream};
+use nvvmm_fuzz::{boot, control, devices, image, pool, protocol, remote, state, stream};
 
 /// Runs a target with each file of its folders, and fails where there is none.
 fn replay(target: &str, run: fn(&[u8])) {
@@ -51,4 +51,6 @@ macro_rules! targets {
     };
 }
 
-targets!(boot, control, devices, image, pool, protocol, state, stream);
+targets!(
+    boot, control, devices, image, pool, protocol, remote, state, stream
+);

@@ -38,8 +38,8 @@ pub const EXIT_CODES: [(&str, &str); 10] = [
     ("5", "the pool is full, or the medium that it is on"),
     (
         "6",
-        "the pool is damaged, the file is not a pool, or 'pool check' or 'pool scrub' found an \
-         error",
+        "the pool is damaged, the file is not a pool, or 'pool check', 'pool scrub' or 'remote \
+         verify' found an error",
     ),
     (
         "7",

@@ -60,7 +60,10 @@ mod privileges;
 mod process_commands;
 mod progress;
 mod ps_table;
+mod push_command;
 mod receive_command;
+mod remote_commands;
+mod remote_error;
 mod restore_notes;
 mod ring_commands;
 mod sandbox;
@@ -193,6 +196,9 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         Command::Receive(receive) => receive_command::run(&receive)?,
         Command::Migrate(migrate) => migrate::run(&migrate)?,
         Command::Arrive(arrive) => return migrate::arrive(&arrive),
+        Command::Push(push) => push_command::push(&push)?,
+        Command::Pull(pull) => push_command::pull(&pull)?,
+        Command::Remote(remote) => return remote_commands::run(remote),
         Command::Adopt(arguments) => adopt_command::run(&arguments)?,
         Command::Export(arguments) => export_command::run(&arguments)?,
         Command::Doctor { pool, json } => return doctor::run(&pool, json.json),

@@ -39,6 +39,7 @@ pub fn run(arguments: &ReceiveArguments) -> Result<(), VmError> {
     let options = ReceiveOptions {
         name: arguments.name.as_deref(),
         onto: arguments.onto.as_deref(),
+        like: None,
         limit_bytes: arguments.limit,
     };
     let report = match key {

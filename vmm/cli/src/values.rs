@@ -10,6 +10,7 @@ use glob::Pattern;
 use nvvmm::control::registry::{VM_NAME_BYTES_MAX, check_vm_name};
 use nvvmm::ring::is_member_name;
 use nvvmm::spec::{DiskSource, DiskSpec, VmSpec};
+use nvvmm_remote::{ObjectId, StoreUrl};
 use nvvmm_snapshot::{CHUNK_SIZE_BYTES, Durability, SizeText};
 
 use super::whole_number;
@@ -238,6 +239,22 @@ pub fn new_snapshot_name(text: &str) -> Result<String, String> {
         return Err("a new snapshot has one name, and no pattern".to_owned());
     }
     snapshot_name(text)
+}
+
+/// The URL of a store.
+pub fn store_url(text: &str) -> Result<StoreUrl, String> {
+    StoreUrl::parse(text).map_err(|fault| fault.to_string())
+}
+
+/// The URL of a snapshot in a store.
+pub fn remote_snapshot(text: &str) -> Result<(StoreUrl, String), String> {
+    StoreUrl::parse_with_snapshot(text).map_err(|fault| fault.to_string())
+}
+
+/// The identity of a push.
+pub fn push_id(text: &str) -> Result<ObjectId, String> {
+    let fault = "a push has 32 hexadecimal digits; 'nvvmm remote gc' lists them";
+    text.parse().map_err(|()| fault.to_owned())
 }
 
 /// A durability; shells complete its names.

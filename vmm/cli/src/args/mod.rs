@@ -10,6 +10,7 @@ mod migrate;
 mod moving;
 mod net;
 mod pool;
+mod remote;
 mod ring;
 mod snapshot;
 mod spare;
@@ -28,6 +29,7 @@ use self::{
     memory::MEMORY_EXAMPLES,
     migrate::MIGRATE_HELP,
     moving::{RECEIVE_EXAMPLES, SEND_EXAMPLES},
+    remote::{PULL_EXAMPLES, PUSH_HELP},
     ring::{CHECKPOINT_EXAMPLES, REWIND_EXAMPLES},
     snapshot::{DIFF_EXAMPLES, EXPORT_HELP, RM_EXAMPLES, SNAPSHOT_EXAMPLES},
     spare::SPARE_HELP,
@@ -46,6 +48,7 @@ pub use self::{
     moving::{ReceiveArguments, SendArguments},
     net::{NetArguments, PortArguments},
     pool::{PoolCommand, PoolOption},
+    remote::{PullArguments, PushArguments, RemoteCommand, StoreOption},
     ring::{CheckpointArguments, RewindArguments},
     snapshot::{AdoptArguments, ExportArguments, RmArguments, SnapshotArguments},
     spare::SpareArguments,
@@ -308,6 +311,21 @@ pub enum Command {
     /// Take a VM that 'nvvmm migrate' of another host sends
     #[command(hide = true)]
     Arrive(ArriveArguments),
+    /// Store a snapshot in an object store: S3 and the like, or a shared directory
+    ///
+    /// Only what the store lacks is sent. The snapshot is in the store as a whole, or not at all.
+    /// After an interruption, push again: what has arrived is found.
+    #[command(after_long_help = PUSH_HELP)]
+    Push(PushArguments),
+    /// Make a snapshot from one that 'nvvmm push' has stored
+    ///
+    /// What the pool is likely to have is compared with, and not fetched. After an interruption,
+    /// pull again: what has arrived is kept. The snapshot is foreign, as a received one is.
+    #[command(after_long_help = PULL_EXAMPLES)]
+    Pull(PullArguments),
+    /// List, remove, collect and verify what is in an object store
+    #[command(subcommand)]
+    Remote(RemoteCommand),
     /// Trust a snapshot that came from elsewhere
     ///
     /// A received snapshot is foreign, and so are snapshots of VMs that were restored from it. The

@@ -34,13 +34,22 @@ impl From<seccompiler::Error> for NotRestricted {
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
+/// The networks that a process may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// None.
+    None,
+    /// Those of others, as their client.
+    Clients,
+}
+
 /// Restricts the process with the id `own` from now on, with all its threads.
-pub fn restrict(own: u32) -> Result<(), NotRestricted> {
+pub fn restrict(own: u32, network: Network) -> Result<(), NotRestricted> {
     let enosys = SeccompAction::Errno(libc::ENOSYS as u32);
     let (kill, allow) = (SeccompAction::KillProcess, SeccompAction::Allow);
     for (rules, otherwise, action) in [
-        (killing(own)?, allow.clone(), kill),
-        (allowed()?, enosys, allow),
+        (killing(own, network)?, allow.clone(), kill),
+        (allowed(network)?, enosys, allow),
     ] {
         let filter = SeccompFilter::new(rules, otherwise, action, ARCH)?;
         apply_filter_all_threads(&BpfProgram::try_from(filter)?)?;
@@ -238,8 +247,26 @@ const ALLOWED: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
-fn killing(own: u32) -> Result<Rules, BackendError> {
+/// Calls of a client of servers on networks. Names are found by UDP, and with a netlink socket.
+const CLIENT: &[i64] = &[
+    libc::SYS_socket,
+    libc::SYS_connect,
+    libc::SYS_bind,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_setsockopt,
+    libc::SYS_getsockopt,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+];
+
+fn killing(own: u32, network: Network) -> Result<Rules, BackendError> {
     let mut rules: Rules = KILLING.iter().map(|call| (*call, Vec::new())).collect();
+    if network == Network::Clients {
+        rules.retain(|call, _| !CLIENT.contains(call));
+    }
     let not_own = rule(0, SeccompCmpOp::Ne, own.into())?;
     rules.insert(libc::SYS_kill, vec![not_own.clone()]);
     rules.insert(libc::SYS_tgkill, vec![not_own]);
@@ -256,8 +283,18 @@ fn killing(own: u32) -> Result<Rules, BackendError> {
     Ok(rules)
 }
 
-fn allowed() -> Result<Rules, BackendError> {
+fn allowed(network: Network) -> Result<Rules, BackendError> {
     let mut rules: Rules = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
+    if network == Network::Clients {
+        rules.extend(CLIENT.iter().map(|call| (*call, Vec::new())));
+        // No sockets of this host's own programs.
+        let families = [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+        let families = families.map(|family| rule(0, SeccompCmpOp::Eq, family as u64));
+        rules.insert(
+            libc::SYS_socket,
+            families.into_iter().collect::<Result<_, _>>()?,
+        );
+    }
     // Names of threads and of mappings.
     let naming = [libc::PR_SET_NAME as u64, libc::PR_SET_VMA as u64];
     let naming = naming.map(|option| rule(0, SeccompCmpOp::Eq, option));

@@ -9,13 +9,15 @@ fn no_call_is_in_both_lists() {
 
 #[test]
 fn both_filters_can_be_made() {
-    for rules in [killing(1).unwrap(), allowed().unwrap()] {
-        let filter = SeccompFilter::new(
-            rules,
-            SeccompAction::Allow,
-            SeccompAction::KillProcess,
-            ARCH,
-        );
-        assert!(BpfProgram::try_from(filter.unwrap()).is_ok());
+    for network in [Network::None, Network::Clients] {
+        for rules in [killing(1, network).unwrap(), allowed(network).unwrap()] {
+            let filter = SeccompFilter::new(
+                rules,
+                SeccompAction::Allow,
+                SeccompAction::KillProcess,
+                ARCH,
+            );
+            assert!(BpfProgram::try_from(filter.unwrap()).is_ok());
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Confinement of the commands that parse bytes of others: `receive`, `inspect`, `diff`, `export`,
-//! `disk import`, `disk export`, `pool check`, `pool scrub`, `pool map` and `pool mount`.
+//! `disk import`, `disk export`, `pool check`, `pool scrub`, `pool map` and `pool mount`; and of
+//! `push`, `pull` and `remote`, as far as an object store allows.
 //!
 //! Such a command opens its input and output, and then calls [`to_pool`]. From there on it opens
 //! no file but the pool, connects to nothing, starts no program and reaches no other process. What
@@ -10,7 +11,7 @@ mod helper;
 #[cfg(debug_assertions)]
 mod trial;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr,
@@ -32,6 +33,37 @@ const FACTS: [&str; 7] = [
     "/sys/devices",
     "/sys/kernel/mm/hugepages",
 ];
+/// Files for finding hosts by name, in the ways of glibc, and for trusting their certificates.
+const NETWORK_FILES: [&str; 16] = [
+    "/etc/ca-certificates",
+    "/etc/gai.conf",
+    "/etc/host.conf",
+    "/etc/hosts",
+    "/etc/ld.so.cache",
+    "/etc/nsswitch.conf",
+    "/etc/pki",
+    "/etc/resolv.conf",
+    "/etc/ssl",
+    "/lib",
+    "/lib64",
+    "/run/systemd/resolve",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/share/ca-certificates",
+    "/usr/share/ca-certificates",
+];
+/// Variables that name files with credentials or certificates, as the crate `object_store` reads
+/// them.
+const CREDENTIALS: [&str; 8] = [
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+];
 /// The newest rules of Landlock that this program knows. An older kernel has fewer.
 const LANDLOCK: ABI = ABI::V6;
 
@@ -41,6 +73,11 @@ const LANDLOCK: ABI = ABI::V6;
 /// # Errors
 /// [`ErrorKind::HostLacks`] when the kernel has no seccomp filters.
 pub fn to_pool(pool: &Path) -> Result<(), VmError> {
+    confine(Some(pool), &[], calls::Network::None)
+}
+
+/// Confines this process to the pool and to reading these files, and below these directories.
+fn confine(pool: Option<&Path>, read: &[PathBuf], network: calls::Network) -> Result<(), VmError> {
     let failed = |what: &dyn std::fmt::Display| {
         VmError::new(
             ErrorKind::HostLacks,
@@ -49,29 +86,82 @@ pub fn to_pool(pool: &Path) -> Result<(), VmError> {
         .with_remedy("use a kernel with CONFIG_SECCOMP_FILTER; 'nvvmm doctor' shows what it has")
     };
     set_dumpable(false).map_err(|e| failed(&e))?;
-    let files = restrict_files(pool).map_err(|e| failed(&e))?;
+    let files = restrict_files(pool, read, network).map_err(|e| failed(&e))?;
     if files == RulesetStatus::NotEnforced {
         tracing::info!("this kernel has no Landlock: only system calls are restricted");
     }
-    calls::restrict(std::process::id()).map_err(|e| failed(&e))?;
+    calls::restrict(std::process::id(), network).map_err(|e| failed(&e))?;
     #[cfg(debug_assertions)]
     trial::try_what_is_asked();
     Ok(())
 }
 
-/// Takes all rights to files away, but those of the pool and of [`FACTS`]; and those to TCP ports,
-/// to abstract sockets and to signals of other processes.
-fn restrict_files(pool: &Path) -> Result<RulesetStatus, RulesetError> {
+/// The things outside of a pool that a confined command needs of an object store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// A directory, and nothing else.
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// True if files in it are made and removed.
+        writes: bool,
+    },
+    /// Servers on the network, and what finding and trusting them takes.
+    Network,
+}
+
+/// Confines this process, which has one thread, to its open files, to an object store, and to a
+/// pool if one is given.
+///
+/// A command that writes to a directory is not confined: it makes files there, and what it reads is
+/// of its own making.
+///
+/// # Errors
+/// [`ErrorKind::HostLacks`] when the kernel has no seccomp filters.
+pub fn to_store(store: &Reach, pool: Option<&Path>) -> Result<(), VmError> {
+    match store {
+        Reach::Directory { writes: true, .. } => Ok(()),
+        Reach::Directory { path, .. } => {
+            confine(pool, std::slice::from_ref(path), calls::Network::None)
+        }
+        Reach::Network => confine(pool, &files_of_networks(), calls::Network::Clients),
+    }
+}
+
+/// Files by which a host's name is found, and a server is trusted; and files with credentials that
+/// the environment names.
+fn files_of_networks() -> Vec<PathBuf> {
+    let named = CREDENTIALS.iter().filter_map(std::env::var_os);
+    let named = named.map(PathBuf::from);
+    let home = std::env::home_dir();
+    let gcloud = home.map(|home| home.join(".config/gcloud/application_default_credentials.json"));
+    let fixed = NETWORK_FILES.iter().map(PathBuf::from);
+    fixed.chain(named).chain(gcloud).collect()
+}
+
+/// Takes all rights to files away, but those of the pool and to read [`FACTS`] and `read`; and those
+/// to TCP ports, to abstract sockets and to signals of other processes.
+fn restrict_files(
+    pool: Option<&Path>,
+    read: &[PathBuf],
+    network: calls::Network,
+) -> Result<RulesetStatus, RulesetError> {
     let of_pool =
         AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev;
     let of_fact = AccessFs::ReadFile | AccessFs::ReadDir;
+    let ports = match network {
+        calls::Network::None => AccessNet::from_all(LANDLOCK),
+        calls::Network::Clients => AccessNet::BindTcp.into(),
+    };
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(LANDLOCK))?
-        .handle_access(AccessNet::from_all(LANDLOCK))?
+        .handle_access(ports)?
         .scope(Scope::from_all(LANDLOCK))?
         .create()?;
-    let facts = FACTS.iter().map(|fact| (Path::new(fact), of_fact));
-    for (path, rights) in facts.chain([(pool, of_pool)]) {
+    let facts = FACTS.iter().map(Path::new);
+    let facts = facts.chain(read.iter().map(PathBuf::as_path));
+    let facts = facts.map(|fact| (fact, of_fact));
+    for (path, rights) in facts.chain(pool.map(|pool| (pool, of_pool))) {
         // A fact that is not there is not read; for a pool that is not there its opening fails.
         let Ok(file) = PathFd::new(path) else {
             continue;

@@ -13,6 +13,7 @@ pub mod memory;
 pub mod moving;
 pub mod pool;
 pub mod process;
+pub mod remote;
 pub mod ring;
 #[cfg(test)]
 mod schema_test;

@@ -48,7 +48,13 @@ fn schemas() -> Vec<(&'static str, Value)> {
         ("pool status", of::<pool::Status>()),
         ("port", of::<Vec<vm::Port>>()),
         ("ps", of::<Vec<vm::Vm>>()),
+        ("pull", of::<remote::Pulled>()),
+        ("push", of::<remote::Pushed>()),
         ("receive", of::<moving::Received>()),
+        ("remote gc", of::<remote::Collection>()),
+        ("remote ls", of::<Vec<remote::Stored>>()),
+        ("remote rm", of::<Vec<remote::RemovedRemote>>()),
+        ("remote verify", of::<remote::Verification>()),
         (
             "restore",
             of::<Either<Either<vm::Vm, Vec<vm::Vm>>, process::Restarted>>(),

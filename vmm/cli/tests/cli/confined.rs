@@ -91,8 +91,14 @@ fn each_command_that_parses_what_others_wrote_is_confined() {
     let (core, svg) = (core.to_str().unwrap(), svg.to_str().unwrap());
     let image = world.path("victim");
     let image = image.to_str().unwrap();
+    let url = format!("file://{}", world.path("").display());
+    let store = url.trim_end_matches('/');
+    let snapshot = format!("{store}/a");
     for arguments in [
         &["receive"][..],
+        &["pull", &snapshot],
+        &["remote", "ls", store],
+        &["remote", "verify", store],
         &["disk", "import", image, "--name", "x"],
         &["disk", "export", "nothing", core],
         &["disk", "export", "nothing", "-"],
@@ -128,6 +134,31 @@ fn each_command_that_parses_what_others_wrote_is_confined() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     assert!(!is_left(), "{left:?}");
+}
+
+#[test]
+#[cfg_attr(not(debug_assertions), ignore = "release builds try nothing")]
+fn a_command_that_uses_a_store_on_the_network_may_be_a_client_and_no_more() {
+    let world = world();
+    // There is no such snapshot: no server is asked.
+    let push = ["push", "a", "s3://bucket"];
+    for what in ["read", "list", "create", "remove", "rename", "unix"] {
+        let tried = attempt(&world, what, &push);
+        assert!(tried.was_refused(what), "{what}: {:?}", tried.0);
+    }
+    let connected = attempt(&world, "tcp", &push);
+    let refused = "tcp was refused: Connection refused";
+    assert!(connected.stderr().contains(refused), "{:?}", connected.0);
+    for arguments in [
+        &push[..],
+        &["pull", "s3://bucket/a"],
+        &["remote", "gc", "s3://bucket"],
+    ] {
+        for what in ["exec", "kill", "ptrace"] {
+            let tried = attempt(&world, what, arguments);
+            assert!(tried.was_killed(), "{arguments:?}: {what}: {:?}", tried.0);
+        }
+    }
 }
 
 #[test]

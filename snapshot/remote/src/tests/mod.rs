@@ -1,0 +1,10 @@
+//! Tests of a store with pools, over directories, memory, and stores that fail.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod collections;
+mod faults;
+mod moving;
+mod pools;
+mod stores;
+mod versions;

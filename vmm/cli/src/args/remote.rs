@@ -1,0 +1,162 @@
+//! Options of `nvvmm push`, `nvvmm pull` and `nvvmm remote`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use clap_complete::engine::ArgValueCandidates;
+use nvvmm_remote::{ObjectId, StoreUrl};
+
+use super::{JsonFlag, PoolOption};
+use crate::{completion, values, whole_number};
+
+pub(super) const PUSH_HELP: &str = "\
+Examples:
+  nvvmm push before-upgrade s3://bucket/team --key key
+  nvvmm push before-upgrade file:///mnt/shared/store
+
+URLs: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, file:///DIRECTORY.
+Credentials are those of the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, \
+AWS_ENDPOINT_URL and so on; docs/using/remote-stores.md has them.
+With --key everything is encrypted with ChaCha20-Poly1305. The file has 64 hexadecimal digits: \
+(umask 077; openssl rand -hex 32 > key)";
+
+pub(super) const PULL_EXAMPLES: &str = "\
+Examples:
+  nvvmm pull s3://bucket/team/before-upgrade --key key
+  nvvmm pull file:///mnt/shared/store/before-upgrade --name copy";
+
+/// The store, and its key.
+#[derive(Debug, Args)]
+pub struct StoreOption {
+    /// URL of the store, such as s3://bucket/team or file:///mnt/store
+    #[arg(value_parser = values::store_url)]
+    pub url: StoreUrl,
+    /// The key in this file (64 hexadecimal digits, readable by its owner alone), with which the
+    /// store was made
+    #[arg(long, value_name = "KEY-FILE")]
+    pub key: Option<PathBuf>,
+}
+
+/// `nvvmm push`.
+#[derive(Debug, Args)]
+pub struct PushArguments {
+    /// Name of the snapshot, here and in the store
+    #[arg(
+        value_parser = values::snapshot_name,
+        add = ArgValueCandidates::new(completion::snapshots)
+    )]
+    pub snapshot: String,
+    /// URL of the store, such as s3://bucket/team or file:///mnt/store; the first push makes it
+    #[arg(value_parser = values::store_url)]
+    pub url: StoreUrl,
+    /// Encrypt with the key in this file (64 hexadecimal digits, readable by its owner alone).
+    /// A store is encrypted if the push that made it had a key
+    #[arg(long, value_name = "KEY-FILE")]
+    pub key: Option<PathBuf>,
+    /// Compression level of zstd
+    #[arg(
+        long,
+        value_name = "1-19",
+        default_value = "3",
+        value_parser = whole_number::between::<i32>(1..=19),
+    )]
+    pub level: i32,
+    /// The pool.
+    #[command(flatten)]
+    pub pool: PoolOption,
+    /// The form of the report.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}
+
+/// `nvvmm pull`.
+#[derive(Debug, Args)]
+pub struct PullArguments {
+    /// URL of the store, with '/' and the name of the snapshot behind it
+    #[arg(value_name = "URL/NAME", value_parser = values::remote_snapshot)]
+    pub from: (StoreUrl, String),
+    /// Name of the new snapshot. The default is its name in the store; a checkpoint VM@7 becomes
+    /// VM-7
+    #[arg(long, value_parser = values::new_snapshot_name)]
+    pub name: Option<String>,
+    /// The key in this file (64 hexadecimal digits, readable by its owner alone), with which the
+    /// store was made
+    #[arg(long, value_name = "KEY-FILE")]
+    pub key: Option<PathBuf>,
+    /// A snapshot of this pool that is likely to have much of this one, and is compared with it.
+    /// The default is the one that it was taken after, if it is here
+    #[arg(
+        long,
+        value_name = "OTHER",
+        value_parser = values::snapshot_name,
+        add = ArgValueCandidates::new(completion::snapshots),
+    )]
+    pub like: Option<String>,
+    /// Refuse a snapshot that stores more memory than this
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub limit: Option<u64>,
+    /// The pool.
+    #[command(flatten)]
+    pub pool: PoolOption,
+    /// The form of the report.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}
+
+/// `nvvmm remote ...`.
+#[derive(Debug, Subcommand)]
+pub enum RemoteCommand {
+    /// List the snapshots of a store
+    ///
+    /// STORED is what the snapshot has in the store, compressed. Snapshots share it where their
+    /// content is the same.
+    Ls {
+        /// The store.
+        #[command(flatten)]
+        store: StoreOption,
+        /// Print the names only, one on each line
+        #[arg(short, long, conflicts_with = "json")]
+        quiet: bool,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
+    /// Remove snapshots of a store
+    ///
+    /// Their space is free after two runs of 'nvvmm remote gc'.
+    Rm {
+        /// The store.
+        #[command(flatten)]
+        store: StoreOption,
+        /// Names of the snapshots
+        #[arg(required = true, value_parser = values::snapshot_name)]
+        snapshots: Vec<String>,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
+    /// Delete what no snapshot of a store needs
+    ///
+    /// One run condemns it, a later one deletes it: a push under way may count on it. A push that
+    /// has died looks as if it were under way. Such pushes are listed, and ended by --end-push.
+    Gc {
+        /// The store.
+        #[command(flatten)]
+        store: StoreOption,
+        /// End a push that is known to be dead. If it is not, it fails
+        #[arg(long, value_name = "ID", value_parser = values::push_id)]
+        end_push: Option<ObjectId>,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
+    /// Read all that the snapshots of a store need, and compare it with its digests
+    Verify {
+        /// The store.
+        #[command(flatten)]
+        store: StoreOption,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
+}
