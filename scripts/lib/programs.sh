@@ -34,9 +34,9 @@ build_bare_metal() {
   (cd "$NVVMM_ROOT/guest/bare-metal" && cargo build --release --quiet)
 }
 
-# build_nvvmm [PROFILE]: exports NVVMM_BIN. The default profile is release.
+# build_nvvmm: exports NVVMM_BIN, built in the profile release, or in that of release_profile.
 build_nvvmm() {
-  local profile=${1:-release}
+  local profile=${release_profile:-release}
   say "building nvvmm ($profile); the first time takes some minutes"
   (cd "$NVVMM_ROOT" && cargo build --profile "$profile" --quiet -p nvvmm-cli) || return 1
   NVVMM_BIN=$(cargo_target_dir "$NVVMM_ROOT")/$profile/nvvmm

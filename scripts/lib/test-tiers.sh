@@ -87,9 +87,9 @@ need_guests() {
 
 # need_release: exports NVVMM_RELEASE_BIN, what users get; in the gate the same, but not optimised.
 need_release() {
-  local NVVMM_BIN build=release
-  [[ $profile != gate ]] || build=release-unoptimised
-  build_nvvmm "$build" || return 1
+  local NVVMM_BIN release_profile=release
+  [[ $profile != gate ]] || release_profile=release-unoptimised
+  build_nvvmm || return 1
   export NVVMM_RELEASE_BIN=$NVVMM_BIN
 }
 
