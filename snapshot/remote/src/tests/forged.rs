@@ -84,7 +84,10 @@ fn more_frames_than_the_header_declares_are_refused() {
     let mut forged = forge.manifest("a");
     forged.head.header.frames_written = Some(100);
     let refused = forge.refused(&forged);
-    assert!(refused.to_string().contains("more than the 100 frames"), "{refused}");
+    assert!(
+        refused.to_string().contains("more than the 100 frames"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -107,7 +110,10 @@ fn rows_that_make_no_sense_are_refused_before_anything_is_fetched() {
         let mut forged = good.clone();
         change(&mut forged);
         let refused = forge.refused(&forged);
-        assert!(matches!(refused, Error::Damaged { .. }), "{number}: {refused:?}");
+        assert!(
+            matches!(refused, Error::Damaged { .. }),
+            "{number}: {refused:?}"
+        );
     }
 }
 
@@ -117,8 +123,15 @@ fn a_snapshot_is_not_passed_off_as_another_one() {
     let object = forge.store.keys.snapshot_object("a");
     let other = Store::snapshot_path(&forge.store.keys.snapshot_object("b"));
     let objects = all_objects(&forge.memory);
-    let (_, bytes) = objects.into_iter().find(|(path, _)| *path == other).unwrap();
-    overwrite(&forge.memory, &Store::snapshot_path(&object), bytes.to_vec());
+    let (_, bytes) = objects
+        .into_iter()
+        .find(|(path, _)| *path == other)
+        .unwrap();
+    overwrite(
+        &forge.memory,
+        &Store::snapshot_path(&object),
+        bytes.to_vec(),
+    );
     let refused = pull(&forge.store, &forge.to.pool, "a");
     assert!(matches!(refused, Err(Error::Damaged { .. })), "{refused:?}");
     let refused = forge.refused(&forge.manifest("b"));
@@ -132,11 +145,21 @@ fn a_snapshot_is_not_passed_off_as_another_one() {
 fn objects_that_are_not_ours_are_left_alone() {
     let forge = Forge::new();
     let push = "00112233445566778899aabbccddeeff";
-    for path in ["README", "packs/x", "snapshots/x", "pushes/x", "condemned/x"] {
+    for path in [
+        "README",
+        "packs/x",
+        "snapshots/x",
+        "pushes/x",
+        "condemned/x",
+    ] {
         overwrite(&forge.memory, path, b"of somebody else".to_vec());
     }
     overwrite(&forge.memory, &format!("packs/{push}/00000000"), Vec::new());
-    overwrite(&forge.memory, &format!("packs/{push}/00000001"), b"no pack".to_vec());
+    overwrite(
+        &forge.memory,
+        &format!("packs/{push}/00000001"),
+        b"no pack".to_vec(),
+    );
     let other = pool_of(32 << 20);
     take(&other.pool, "c", &sparse());
     push_again(&forge.store, &other);

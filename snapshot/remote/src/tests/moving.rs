@@ -83,7 +83,10 @@ fn a_second_push_sends_what_has_changed_and_a_pull_fetches_what_is_lacking() {
         ..PullOptions::default()
     };
     let found = store.pull(&from.pool, "a", &again, &mut go_on).unwrap();
-    assert_eq!((found.fetched_pieces_count, found.received.frames_stored), (0, 0));
+    assert_eq!(
+        (found.fetched_pieces_count, found.received.frames_stored),
+        (0, 0)
+    );
     pull(&store, &to.pool, "a").unwrap();
     let options = PullOptions {
         like: Some("a"),
