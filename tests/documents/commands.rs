@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Placeholders in documents, each with an example.
-const PLACEHOLDERS: [(&str, &str); 12] = [
+const PLACEHOLDERS: [(&str, &str); 15] = [
     ("PID", "1"),
     ("$PID", "1"),
     ("N", "1"),
@@ -24,6 +24,9 @@ const PLACEHOLDERS: [(&str, &str); 12] = [
     ("ADDRESS", "127.0.0.1:9180"),
     ("SHELL", "bash"),
     ("COMMAND", "ps"),
+    ("URL", "s3://bucket/team"),
+    ("URL/NAME", "s3://bucket/team/name"),
+    ("ID", "00112233445566778899aabbccddeeff"),
 ];
 
 /// A simple command and its place.
@@ -98,7 +101,7 @@ fn argument(word: &str) -> String {
     match (example, word.strip_prefix('$')) {
         (Some((_, example)), _) => (*example).to_owned(),
         (None, Some(variable)) => variable.to_owned(),
-        (None, None) => word.to_owned(),
+        (None, None) => word.replace("$PWD", "/directory"),
     }
 }
 

@@ -62,14 +62,7 @@ fn every_command_prints_what_its_schema_allows() {
     host.json(&["send", "a", "--output", &stream]);
     host.json(&["receive", &stream, "--name", "c"]);
     host.json(&["adopt", "c", "--yes"]);
-    let store = format!("file://{}", file("store"));
-    host.json(&["push", "a", &store]);
-    host.json(&["pull", &format!("{store}/a"), "--name", "d"]);
-    let stored = host.json(&["remote", "ls", &store]);
-    assert_eq!(stored[0]["snapshot"], "a");
-    assert_eq!(host.json(&["remote", "verify", &store])["clean"], true);
-    host.json(&["remote", "rm", &store, "a"]);
-    host.json(&["remote", "gc", &store]);
+    use_a_store(&host, &format!("file://{}", file("store")));
     host.json(&["export", "a", "--core", &core]);
     host.json(&["pool", "status"]);
     host.json(&["pool", "map"]);
@@ -96,6 +89,16 @@ fn every_command_prints_what_its_schema_allows() {
     unseen.remove("bench");
     unseen.remove("pool-grow");
     assert!(unseen.is_empty(), "{unseen:?}");
+}
+
+fn use_a_store(host: &Host, url: &str) {
+    host.json(&["push", "a", url]);
+    host.json(&["pull", &format!("{url}/a"), "--name", "d"]);
+    let stored = host.json(&["remote", "ls", url]);
+    assert_eq!(stored[0]["snapshot"], "a");
+    assert_eq!(host.json(&["remote", "verify", url])["clean"], true);
+    host.json(&["remote", "rm", url, "a"]);
+    host.json(&["remote", "gc", url]);
 }
 
 #[test]

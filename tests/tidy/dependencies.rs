@@ -12,7 +12,11 @@ use crate::tree::{Kind, Source, Tree};
 
 /// Dependencies that no source names, and why they are there: manifest, dependency, reason.
 /// For instance, one that only turns on a feature for another crate.
-const NOT_NAMED: &[(&str, &str, &str)] = &[];
+const NOT_NAMED: &[(&str, &str, &str)] = &[(
+    "snapshot/remote/Cargo.toml",
+    "reqwest",
+    "object_store needs its part of TLS, and does not turn it on",
+)];
 
 /// Dependencies that nothing uses.
 pub fn check(tree: &Tree) -> Vec<Violation> {

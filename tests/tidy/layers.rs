@@ -76,8 +76,8 @@ const LAYERS: &[Layers] = &[
             "piece",
             "layout",
             "keys",
-            "boxes objects",
-            "error url",
+            "boxes objects url",
+            "error",
         ],
     },
     Layers {

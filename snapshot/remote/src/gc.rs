@@ -166,8 +166,8 @@ impl Store {
         let mut are_all_gone = true;
         for pack in &list.packs {
             if needed.contains(pack) {
-                // A push has counted on it that began before it was condemned. The list stays: later
-                // pushes must not, as it is deleted once that snapshot is.
+                // A push has counted on it that began before it was condemned. The list stays:
+                // later pushes must not, as it is deleted once that snapshot is.
                 are_all_gone = false;
             } else if there.contains(pack) {
                 self.objects.delete(&Store::pack_path(*pack))?;

@@ -31,7 +31,7 @@ const TIDYING_MAX: Duration = Duration::from_secs(10);
 /// Objects that are listed at most, so that a store that never ends ends.
 const LISTED_MAX: usize = 16 << 20;
 
-/// What went to a store and came from it.
+/// Requests to a store, and bytes that went there and came back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Requests, not counting those that were repeated.
@@ -364,6 +364,7 @@ fn told(op: &str, error: StoreError) -> Error {
         StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => Error::Denied {
             what: without_secrets(&error.to_string()),
         },
+        StoreError::Generic { source, .. } => failed(op, source),
         error => failed(op, error),
     }
 }

@@ -233,7 +233,7 @@ impl Pulling<'_> {
         send(wanted);
     }
 
-    /// What was fetched, by the pack and the offset at which each request begins.
+    /// The bytes that were fetched, by the pack and the offset at which each request begins.
     fn wait_for(&self, fetches: Vec<Fetch>) -> Result<Fetched> {
         let mut fetched: Fetched = HashMap::new();
         for fetch in fetches {

@@ -3,6 +3,7 @@
 //! A push leaves a marker first, and reads afterwards which packs are condemned. So a collection
 //! sees the push, or the push sees what the collection is about to delete (`gc`).
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub struct PushReport {
 struct Push<'s> {
     store: &'s Store,
     id: ObjectId,
+    /// True while it is not known if the manifest is in the store.
+    is_uncertain: Cell<bool>,
 }
 
 /// The pieces of a snapshot, as they are found and sent.
@@ -96,10 +99,16 @@ impl Store {
         let push = Push {
             store: self,
             id: ObjectId::random()?,
+            is_uncertain: Cell::new(false),
         };
         self.objects.put(&Store::push_path(push.id), Vec::new())?;
         fault_point(FaultPoint::PushMarked);
         let pushed = push.send(name, &content, options, on_progress);
+        if push.is_uncertain.get() {
+            // The store may carry out the request later: until somebody ends this push by hand,
+            // nothing that the manifest names is deleted.
+            return pushed;
+        }
         // A marker that stays holds up collections, and nothing else.
         let ended = self.objects.delete(&Store::push_path(push.id));
         let report = pushed?;
@@ -176,7 +185,10 @@ impl Push<'_> {
         let bytes = manifest.encode(&self.store.keys, object)?;
         let path = Store::snapshot_path(object);
         self.assert_not_ended()?;
-        if !self.store.objects.put_if_absent(&path, bytes)? {
+        self.is_uncertain.set(true);
+        let is_new = self.store.objects.put_if_absent(&path, bytes)?;
+        self.is_uncertain.set(false);
+        if !is_new {
             // An answer that was lost on its way has the request repeated.
             let there = self.store.head(name)?;
             if there.is_none_or(|head| head.push != self.id) {

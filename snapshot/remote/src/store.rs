@@ -39,9 +39,9 @@ const RETRIES: usize = 8;
 /// The purpose for which a store is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
-    /// It is there, or an error.
+    /// Use of a store that must be there.
     Existing,
-    /// It is made if nothing is there.
+    /// Use of a store that is made if nothing is there.
     Made,
 }
 

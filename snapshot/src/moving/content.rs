@@ -66,6 +66,17 @@ impl Content {
         Ok(())
     }
 
+    /// Those of the frames that count as being there. In a snapshot of a VM frames of zeros do not.
+    pub(super) fn counted(&self, kind: SnapshotKind, frames: &FrameSet) -> FrameSet {
+        let mut counted = *frames;
+        for frame in frames.places().filter(|_| kind == SnapshotKind::Vm) {
+            if is_zero(self.frame(frame)) {
+                counted.remove(frame);
+            }
+        }
+        counted
+    }
+
     /// The digest of what a map has in a chunk, which is read for it.
     ///
     /// # Errors

@@ -265,7 +265,8 @@ impl Receiver {
         }
         let frames = there.present();
         self.compared.read(&self.pool, &there, &frames)?;
-        Ok(Some((frames, self.compared.all())))
+        let counted = self.compared.counted(self.header.kind, &frames);
+        Ok((!counted.is_empty()).then_some((counted, self.compared.all())))
     }
 
     /// Stores what a record says of a chunk.

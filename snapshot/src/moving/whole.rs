@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::MoveProgress;
-use super::content::{Content, is_zero};
+use super::content::Content;
 use super::root::{keep_root, root_of, stream_disk};
 use super::send::pinned;
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ use crate::frame_map::FrameMap;
 use crate::handle::Pool;
 use crate::holder::Holder;
 use crate::identity::{ContentRoot, Identity};
-use crate::layout::inode::{Inode, SnapshotKind};
+use crate::layout::inode::Inode;
 use crate::number::{ChunkIndex, FrameSet};
 use crate::stream::{RootHasher, StreamHeader};
 
@@ -134,15 +134,7 @@ impl WholeContent {
                 }
                 let digest = content.digest(pool, inode.kind, &blocks)?;
                 hasher.add(index, digest);
-                let mut there = blocks.present();
-                if inode.kind == SnapshotKind::Vm {
-                    let zeros = there
-                        .places()
-                        .filter(|frame| is_zero(content.frame(*frame)));
-                    for frame in zeros.collect::<Vec<_>>() {
-                        there.remove(frame);
-                    }
-                }
+                let there = content.counted(inode.kind, &blocks.present());
                 if digest.is_some() {
                     let content = content.all();
                     visit(WholeChunk {

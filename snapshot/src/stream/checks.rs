@@ -75,7 +75,7 @@ impl RecordChecks {
         }
     }
 
-    /// What the records add up to.
+    /// The sums over the records.
     pub(crate) fn totals(&self) -> StreamTotals {
         self.totals
     }

@@ -1,4 +1,4 @@
-//! What is read of an object store: manifests, indexes of packs, lists of condemned packs, pieces.
+//! Bytes of an object store: manifests, indexes of packs, lists of condemned packs, pieces.
 //!
 //! The first byte chooses what the rest is. Digests are made right. What is taken for good is
 //! written again, and must be read as the same.

@@ -52,8 +52,8 @@ fn remedy_of(error: &Error) -> Option<String> {
              AWS_SECRET_ACCESS_KEY"
         }
         Error::Failed { .. } => {
-            "try again: what has arrived is not moved twice; AWS_ENDPOINT_URL and AWS_ALLOW_HTTP \
-             choose another server"
+            "check the network, and the credentials in the environment, and try again: what has \
+             arrived is not moved twice; AWS_ENDPOINT_URL and AWS_ALLOW_HTTP choose another server"
         }
         Error::Pool(_) => return None,
     };

@@ -1,7 +1,7 @@
 //! Manifests: which pieces a snapshot is made of, and where they are.
 //!
-//! A manifest is two boxes. The head says what the snapshot is, and fits into one small request. The
-//! body has a row for each piece: with it alone, one request fetches any piece.
+//! A manifest is two boxes. The head says what the snapshot is, and fits into one small request.
+//! The body has a row for each piece: with it alone, one request fetches any piece.
 
 use std::fmt::Display;
 

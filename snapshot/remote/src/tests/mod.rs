@@ -4,6 +4,7 @@
 
 mod collections;
 mod faults;
+mod forged;
 mod moving;
 mod pools;
 mod stores;

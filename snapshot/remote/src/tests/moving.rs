@@ -67,7 +67,10 @@ fn a_snapshot_is_pulled_as_it_was_pushed() {
 fn a_second_push_sends_what_has_changed_and_a_pull_fetches_what_is_lacking() {
     let (_, store) = in_memory(None);
     let (from, to) = (pool_of(32 << 20), pool_of(32 << 20));
-    take(&from.pool, "a", &sparse());
+    // A frame of zeros that is there counts as a hole, also where it is looked for.
+    let mut with_zeros = sparse();
+    with_zeros.insert(4, 0);
+    take(&from.pool, "a", &with_zeros);
     let mut changed = sparse();
     changed.insert(700, 70);
     take(&from.pool, "b", &changed);
@@ -75,6 +78,15 @@ fn a_second_push_sends_what_has_changed_and_a_pull_fetches_what_is_lacking() {
     assert!(push(&store, &from.pool, "a").unwrap().was_there);
     let pushed = push(&store, &from.pool, "b").unwrap();
     assert_eq!((pushed.pieces_count, pushed.new_pieces_count), (5, 1));
+    let again = PullOptions {
+        name: Some("again"),
+        ..PullOptions::default()
+    };
+    let found = store.pull(&from.pool, "a", &again, &mut go_on).unwrap();
+    assert_eq!(
+        (found.fetched_pieces_count, found.received.frames_stored),
+        (0, 0)
+    );
     pull(&store, &to.pool, "a").unwrap();
     let options = PullOptions {
         like: Some("a"),

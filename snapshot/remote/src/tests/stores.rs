@@ -63,16 +63,16 @@ pub(crate) enum Request {
     Delete,
 }
 
-/// What becomes of a request.
+/// The fate of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// It is carried out.
+    /// Carried out.
     Done,
-    /// It is carried out, and the answer is lost.
+    /// Carried out, and the answer is lost.
     DoneUnheard,
-    /// It is not carried out.
+    /// Not carried out.
     Lost,
-    /// What is read ends early.
+    /// The end of what is read is missing.
     Truncated,
     /// A bit of what is read is another one.
     Flipped,

@@ -139,8 +139,8 @@ fn files_of_networks() -> Vec<PathBuf> {
     fixed.chain(named).chain(gcloud).collect()
 }
 
-/// Takes all rights to files away, but those of the pool and to read [`FACTS`] and `read`; and those
-/// to TCP ports, to abstract sockets and to signals of other processes.
+/// Takes all rights to files away, but those of the pool and to read [`FACTS`] and `read`; and
+/// those to TCP ports, to abstract sockets and to signals of other processes.
 fn restrict_files(
     pool: Option<&Path>,
     read: &[PathBuf],

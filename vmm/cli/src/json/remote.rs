@@ -233,15 +233,15 @@ impl Collection {
 pub struct StoreFault {
     /// Finding.
     message: String,
-    /// Snapshots that need it, as far as they are known.
-    snapshots: Vec<String>,
+    /// Names of snapshots that need it, as far as they are known.
+    needed_by: Vec<String>,
 }
 
 impl StoreFault {
     fn of(fault: &Fault) -> Self {
         Self {
             message: fault.what.clone(),
-            snapshots: fault.snapshots.clone(),
+            needed_by: fault.snapshots.clone(),
         }
     }
 }
