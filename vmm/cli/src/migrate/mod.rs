@@ -180,6 +180,8 @@ impl Migration<'_> {
         let mut before = None;
         loop {
             let sent = self.send(link, sums)?;
+            let kept = self.names.of_round(sums.rounds);
+            self.names.remove_snapshots(&self.pool, Some(&kept))?;
             let is_small = sent <= self.arguments.until;
             let shrinks = before.is_none_or(|b: u64| (sent as f64) < SHRINKS_TO * b as f64);
             if is_small
@@ -204,21 +206,29 @@ impl Migration<'_> {
             snapshot: self.names.of_round(sums.rounds),
         })?;
         match link.answer()? {
-            FromTarget::Restored => Ok(paused_at),
+            FromTarget::Restored => {
+                tracing::info!(
+                    "built over there {} after the pause",
+                    TimeText(paused_at.elapsed())
+                );
+                Ok(paused_at)
+            }
             other => Err(link.unexpected(&other)),
         }
     }
 
-    /// Takes a snapshot, sends it or its difference from the one before, and removes that one.
-    /// Gives the size of the stream.
+    /// Takes a snapshot, and sends it or its difference from the one before. Gives the size of the
+    /// stream.
     fn send(&self, link: &mut Link, sums: &mut Sums) -> Result<u64, VmError> {
         let before = (sums.rounds > 0).then(|| self.names.of_round(sums.rounds));
         sums.rounds += 1;
         let name = self.names.of_round(sums.rounds);
+        let began = Instant::now();
         connect(&self.entry)?.snapshot(SnapshotRequest {
             durability: Some(Durability::Process),
             ..name.as_str().into()
         })?;
+        let taken = began.elapsed();
         link.say(&FromSource::Receive {
             snapshot: name.clone(),
         })?;
@@ -238,13 +248,19 @@ impl Migration<'_> {
         let report =
             link.stream(|out| Ok(self.pool.send(&name, &options, out, &mut on_progress)?))?;
         sums.bytes_sent += report.bytes_stream;
+        let sent = began.elapsed();
         match link.answer()? {
             FromTarget::Received => {}
             other => return Err(link.unexpected(&other)),
         }
-        if let Some(before) = before {
-            self.pool.remove(&before)?;
-        }
+        tracing::info!(
+            "round {}: snapshot taken after {}, {} sent after {}, received after {}",
+            sums.rounds,
+            TimeText(taken),
+            output::size(report.bytes_stream),
+            TimeText(sent),
+            TimeText(began.elapsed()),
+        );
         Ok(report.bytes_stream)
     }
 
