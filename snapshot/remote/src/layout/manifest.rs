@@ -82,7 +82,7 @@ pub(crate) struct PieceRow {
     pub(crate) name: PieceName,
     /// 0: memory; 1 to 8: the disk at this place in the header, less one.
     pub(crate) map: u32,
-    /// Which 512 KiB of it.
+    /// The number of its 512 KiB there.
     pub(crate) index: u32,
     /// The pack, by its row in the table of packs.
     pub(crate) pack: u32,
