@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::{ffi::OsString, os::unix::ffi::OsStringExt};
 
-use nvvmm_process::image::{Credentials, Image, Mapped, What};
+use nvvmm_process::image::{Credentials, HeldKind, Image, Mapped, What};
 
 /// Devices that any process can open, and that have no state.
 const HARMLESS_DEVICES: [&[u8]; 5] = [
@@ -32,6 +32,7 @@ pub fn first_privilege(image: &[u8]) -> Result<Option<String>, nvvmm_process::Er
         Some(format!("process {} of it would have {what}", process.pid))
     });
     let found = found.or_else(|| pair_of_root(&image));
+    let found = found.or_else(|| held_as_root(&image));
     Ok(found.or_else(|| file_opened_as_root(&image)))
 }
 
@@ -41,6 +42,25 @@ fn pair_of_root(image: &Image) -> Option<String> {
     let mut makers = image.pairs.iter().map(|pair| pair.maker);
     makers.find(is_of_root).map(|(pid, ..)| {
         format!("a pair of sockets of it would say that root has made it (process {pid})")
+    })
+}
+
+/// Memory and files whose content is in the image: what the agent makes of them as root, and an
+/// ordinary user could not make.
+fn held_as_root(image: &Image) -> Option<String> {
+    const SET_ID: u32 = 0o6000;
+    image.held.iter().find_map(|file| match &file.kind {
+        _ if file.mode & SET_ID != 0 => {
+            Some("a file of it would run as another user (set-user-ID)".to_owned())
+        }
+        HeldKind::Deleted { directory } => Some(format!(
+            "a file of it would be made in {}, by the agent as root",
+            String::from_utf8_lossy(directory)
+        )),
+        HeldKind::Segment { id, .. } => Some(format!(
+            "the segment {id} of System V shared memory would be made or taken by the agent as root"
+        )),
+        HeldKind::Anonymous | HeldKind::Memory { .. } => None,
     })
 }
 
@@ -57,6 +77,7 @@ fn file_opened_as_root(image: &Image) -> Option<String> {
         | What::Special(_)
         | What::PollSet { .. }
         | What::SocketEnd { .. }
+        | What::Held { .. }
         | What::ProcessFile { .. } => None,
     });
     let mut processes = image.processes.iter();

@@ -1,5 +1,5 @@
 use nvvmm_process::image::{
-    MappedFile, Mapping, OpenFile, Process, SignalAction, SocketPair, Thread,
+    HeldFile, MappedFile, Mapping, OpenFile, Process, SignalAction, SocketPair, Thread,
 };
 
 use super::*;
@@ -142,6 +142,35 @@ fn a_pair_of_sockets_that_root_made_is_a_privilege() {
     for found in [made_by(0, 1000), made_by(1000, 0)] {
         assert!(found.unwrap().contains("that root has made it"));
     }
+}
+
+#[test]
+fn files_that_the_agent_would_make_as_root_are_found() {
+    let held = |kind, mode| {
+        let mut image = ordinary();
+        image.held.push(HeldFile {
+            kind,
+            mode,
+            ..HeldFile::default()
+        });
+        first_privilege(&image.encode().unwrap()).unwrap()
+    };
+    let memory = || HeldKind::Memory {
+        name: b"a".to_vec(),
+        seals: 0,
+    };
+    assert_eq!(held(HeldKind::Anonymous, 0o777), None);
+    assert_eq!(held(memory(), 0o777), None);
+    assert!(held(memory(), 0o4755).unwrap().contains("as another user"));
+    let directory = b"/etc/cron.d".to_vec();
+    let deleted = held(HeldKind::Deleted { directory }, 0o600).unwrap();
+    assert!(deleted.contains("made in /etc/cron.d"), "{deleted}");
+    let segment = HeldKind::Segment {
+        id: 3,
+        key: 0,
+        removed: true,
+    };
+    assert!(held(segment, 0o600).unwrap().contains("the segment 3"));
 }
 
 #[test]

@@ -3,16 +3,21 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::files::{self, Kind};
-use super::observed::{Observation, Observed, identity};
+use super::held;
+use super::observed::{Observation, Observed};
 use super::options::CaptureOptions;
+use super::outside::Outside;
 use super::relations;
+use crate::arch::PAGE_BYTES;
 use crate::error::{Error, Pid, ProcessPart, Refusal};
 use crate::freeze::FrozenThread;
-use crate::observe::{self, Descriptor, Listing, Mapping, Pagemap, Status};
+use crate::image::HeldKind;
+use crate::observe::{self, Descriptor, Listing, Mapping, Pagemap, Pages, Status, identity};
 use crate::sys::{self, FileTable};
 
 /// Processes that could be captured.
@@ -32,20 +37,20 @@ impl Checked {
             let mut pagemap = Pagemap::open(process.pid)?;
             let own = process.mappings.iter();
             for mapping in own.filter(|mapping| !mapping.shared && !mapping.is_vdso()) {
-                let (start, end) = (mapping.start, mapping.end);
-                if files::is_of_window(mapping) {
-                    // Pages that it did not write are in an image already.
-                    pagemap.list_written_of_window(start, end, &mut listing)?;
-                } else {
-                    pagemap.list(start, end, &mut listing)?;
-                }
+                // Pages of a window that it did not write are in an image already.
+                let pages = match files::is_of_window(mapping) {
+                    true => Pages::WrittenOfWindow,
+                    false => Pages::Own,
+                };
+                pagemap.list(mapping.start, mapping.end, pages, &mut listing)?;
             }
         }
-        Ok(listing
-            .runs
-            .iter()
-            .map(|run| (run.frame, run.pages))
-            .collect())
+        let runs = listing.runs.iter();
+        let mut frames: Vec<_> = runs.map(|run| (run.frame, run.pages)).collect();
+        // Forked processes have frames in common.
+        frames.sort_unstable();
+        frames.dedup();
+        Ok(frames)
     }
 }
 
@@ -137,7 +142,7 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
             thread(process, *tid, status, &mut refusals);
         }
         for mapping in process.mappings.iter().filter(|mapping| !mapping.is_vdso()) {
-            if let Some(reason) = mapping_refusal(process, mapping) {
+            if let Some(reason) = mapping_refusal(process, mapping, &observed.outside) {
                 refusals.push(process.refuse(ProcessPart::Address(mapping.start), reason));
             }
         }
@@ -290,12 +295,8 @@ fn thread(process: &Observed, tid: Pid, status: &Status, refusals: &mut Vec<Refu
 }
 
 /// The kinds of memory that are named by the kernel, and what they are.
-const NAMED: [(&str, &str); 6] = [
-    ("/SYSV", "is System V shared memory"),
-    ("/memfd:", "is a memfd"),
+const NAMED: [(&str, &str); 2] = [
     ("/[aio]", "is a ring of asynchronous I/O (io_setup)"),
-    ("/dev/zero (deleted)", "is shared anonymous memory"),
-    ("[anon_shmem:", "is shared anonymous memory"),
     ("socket:", "is memory of a socket"),
 ];
 
@@ -310,7 +311,7 @@ const FLAGS: [(&[u8; 2], &str); 7] = [
     (b"sl", "is sealed (mseal)"),
 ];
 
-fn mapping_refusal(process: &Observed, mapping: &Mapping) -> Option<String> {
+fn mapping_refusal(process: &Observed, mapping: &Mapping, outside: &Outside) -> Option<String> {
     let name = mapping.name.to_string_lossy();
     let by_name = NAMED
         .iter()
@@ -342,9 +343,26 @@ fn mapping_refusal(process: &Observed, mapping: &Mapping) -> Option<String> {
     if files::is_of_window(mapping) {
         return None;
     }
-    files::mapped_file(&files::map_link(process.pid, mapping), &mapping.name)
-        .err()
-        .map(|reason| format!("is of a file {reason}"))
+    let link = files::map_link(process.pid, mapping);
+    let reason = files::mapped_file(&link, &mapping.name).err()?;
+    let id = identity(&link).unwrap_or_default();
+    match files::held(&link, id, outside) {
+        Ok(true) => part_of_segment(&link, mapping),
+        Ok(false) => Some(format!("is of a file {reason}")),
+        Err(reason) => Some(reason),
+    }
+}
+
+/// Refuses a part of a segment of System V shared memory: shmat(2) maps all of it.
+fn part_of_segment(link: &Path, mapping: &Mapping) -> Option<String> {
+    let Ok(Some(HeldKind::Segment { .. })) = held::kind(link) else {
+        return None;
+    };
+    let size_bytes = std::fs::metadata(link).map_or(0, |found| found.size());
+    let is_whole = mapping.offset == 0
+        && mapping.size_bytes() == size_bytes.next_multiple_of(PAGE_BYTES)
+        && mapping.shared;
+    (!is_whole).then(|| "is a part of a segment of System V shared memory".into())
 }
 
 /// Reads the class of an ELF file: 1 is 32 bits, 2 is 64 bits.

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, open, tee};
 use nix::sys::stat::Mode;
 use nix::unistd::pipe;
 
 use super::files::{self, Kind, borrow};
+use super::held::HeldFiles;
 use super::observed::Observed;
 use super::options::CaptureOptions;
 use super::outside::Outside;
@@ -33,11 +35,14 @@ pub struct Collector<'a> {
     pipes: HashMap<PipeId, u32>,
     /// Pairs of sockets, by the inode numbers of their ends.
     pairs: Vec<[u64; 2]>,
+    /// Files whose content goes into the image; mappings have some of them, too.
+    pub held: HeldFiles,
 }
 
 /// The open files of an image.
 #[derive(Debug)]
 pub struct Collected {
+    pub held: HeldFiles,
     pub files: Vec<OpenFile>,
     pub pipes: Vec<Pipe>,
     pub attached: Vec<Attached>,
@@ -54,6 +59,7 @@ impl<'a> Collector<'a> {
             numbers: HashMap::new(),
             pipes: HashMap::new(),
             pairs: Vec::new(),
+            held: HeldFiles::default(),
         }
     }
 
@@ -129,6 +135,7 @@ impl<'a> Collector<'a> {
             Ok(Kind::Special(kind)) => special(pid, open, kind)?,
             Ok(Kind::ProcessFile(pid)) => What::ProcessFile { pid },
             Ok(Kind::SocketEnd(inode)) => self.socket_end(inode)?,
+            Ok(Kind::Held) => self.held(pid, open)?,
             Ok(Kind::Stdio) => stdio(pid, open.fd)?,
             // Such a descriptor was refused before, and cannot have changed since.
             Err(_) => {
@@ -149,6 +156,13 @@ impl<'a> Collector<'a> {
     fn pipe(&mut self, pipe: PipeId) -> u32 {
         let next = self.pipes.len() as u32;
         *self.pipes.entry(pipe).or_insert(next)
+    }
+
+    fn held(&mut self, pid: Pid, open: &Descriptor) -> Result<What, Error> {
+        let link = PathBuf::from(format!("/proc/{pid}/fd/{}", open.fd));
+        let changed = || Error::BadImage("a file changed while its process stood still");
+        let held = self.held.index(&link)?.ok_or_else(changed)?;
+        Ok(What::Held { held })
     }
 
     /// An end of a pair; its pair is numbered by the end that is met first.
@@ -222,6 +236,7 @@ impl<'a> Collector<'a> {
         }
         attached::refuse_others(&all, &self.owners, processes)?;
         Ok(Collected {
+            held: self.held,
             files: self.files,
             pipes,
             attached: all,

@@ -5,12 +5,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::observed::identity;
+use super::held;
 use super::options::CaptureOptions;
 use super::outside::{Outside, special_kind};
 use crate::error::{Error, Pid, failed};
 use crate::image::MappedFile;
-use crate::observe::{self, Descriptor, LockKind, Mapping, PipeId};
+use crate::observe::{self, Descriptor, FileId, LockKind, Mapping, PipeId, identity};
 use crate::pages::WINDOWS;
 use crate::special::SpecialKind;
 use crate::sys;
@@ -83,6 +83,8 @@ pub enum Kind {
     Pipe(PipeId),
     NamedPipe(PipeId),
     Special(SpecialKind),
+    /// A file whose content goes into the image.
+    Held,
     /// A socket of a pair, by inode number.
     SocketEnd(u64),
     /// A descriptor for this process.
@@ -126,16 +128,34 @@ fn inherent(pid: Pid, open: &Descriptor, outside: &Outside) -> Result<Kind, Stri
             Err(format!("is a file of /proc ({shown})"))
         }
         libc::S_IFREG | libc::S_IFDIR if by_path() => Ok(Kind::File),
-        libc::S_IFREG if open.name.as_os_str().as_bytes().starts_with(b"/memfd:") => {
-            Err("is a memfd".into())
+        libc::S_IFREG => {
+            let link = PathBuf::from(format!("/proc/{pid}/fd/{}", open.fd));
+            match held(&link, (open.device, open.inode), outside)? {
+                true => Ok(Kind::Held),
+                false => Err(format!("is a file that was deleted or replaced ({shown})")),
+            }
         }
-        libc::S_IFREG | libc::S_IFDIR => {
-            Err(format!("is a file that was deleted or replaced ({shown})"))
-        }
+        libc::S_IFDIR => Err(format!("is a file that was deleted or replaced ({shown})")),
         libc::S_IFCHR if STATELESS.contains(&open.special_device) && by_path() => Ok(Kind::Device),
         libc::S_IFCHR | libc::S_IFBLK => Err(format!("is a device ({shown})")),
         libc::S_IFSOCK => Err(format!("is a socket ({shown})")),
         _ => Err(format!("is {shown}")),
+    }
+}
+
+/// True if a link of /proc leads to a file whose content goes into the image. The error is the end of
+/// a sentence about it.
+pub fn held(link: &Path, id: FileId, outside: &Outside) -> Result<bool, String> {
+    let Some(kind) = held::kind(link).map_err(|reason| format!("is a file {reason}"))? else {
+        return Ok(false);
+    };
+    match outside.holder_of_gone(id) {
+        Some(holder) => Err(format!(
+            "is {} that process {} has, too",
+            held::word(&kind),
+            observe::named(holder)
+        )),
+        None => Ok(true),
     }
 }
 

@@ -1,8 +1,5 @@
 //! State of processes that /proc shows from outside.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
 use super::options::CaptureOptions;
 use super::outside::Outside;
 use crate::error::{Error, Pid, ProcessPart, Refusal};
@@ -212,11 +209,4 @@ fn common(pids: &[Pid], others: &[Pid]) -> Vec<Common> {
         }
     }
     found
-}
-
-/// Device and inode number.
-pub fn identity(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path)
-        .ok()
-        .map(|found| (found.dev(), found.ino()))
 }

@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::files::map_link;
 use super::observed::Observed;
 use crate::error::{Error, Pid};
-use crate::observe::{self, Descriptor, OpenElsewhere, PipeId};
+use crate::observe::{self, Descriptor, FileId, OpenElsewhere, PipeId, identity, is_gone};
 use crate::special::SpecialKind;
 use crate::sys::{self, UnixSocket};
 
@@ -15,6 +16,8 @@ pub struct Outside {
     pipes: Vec<(Pid, PipeId)>,
     /// Other files: the process outside, and a descriptor of an observed one.
     files: Vec<(Pid, (Pid, i32))>,
+    /// Files without a name.
+    gone: Vec<(Pid, FileId)>,
     /// Unix sockets that are pairs with both ends here, by inode number.
     pairs: HashMap<u64, UnixSocket>,
 }
@@ -30,15 +33,17 @@ impl Outside {
             .filter(|(_, open)| special_kind(open).is_some())
             .collect();
         let mut pairs = pairs(opened().filter_map(Descriptor::socket).collect());
-        if pipes.is_empty() && special.is_empty() && pairs.is_empty() {
+        let gone = gone(processes);
+        if pipes.is_empty() && special.is_empty() && pairs.is_empty() && gone.is_empty() {
             return Ok(Self::default());
         }
         let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
-        let found = observe::open_elsewhere(&pipes, &pids)?;
+        let found = observe::open_elsewhere(&pipes, &gone, &pids)?;
         let OpenElsewhere {
             pipes,
             anonymous,
             sockets,
+            gone,
         } = found;
         let elsewhere = |inode: u64| sockets.iter().any(|(_, other)| *other == inode);
         let both_here = |socket: &UnixSocket| {
@@ -58,6 +63,7 @@ impl Outside {
         Ok(Self {
             pipes,
             files,
+            gone,
             pairs,
         })
     }
@@ -65,6 +71,12 @@ impl Outside {
     /// A process outside that has an end of this pipe.
     pub fn holder_of_pipe(&self, pipe: PipeId) -> Option<Pid> {
         let found = self.pipes.iter().find(|(_, other)| *other == pipe);
+        found.map(|(holder, _)| *holder)
+    }
+
+    /// A process outside that has this file without a name.
+    pub fn holder_of_gone(&self, id: FileId) -> Option<Pid> {
+        let found = self.gone.iter().find(|(_, other)| *other == id);
         found.map(|(holder, _)| *holder)
     }
 
@@ -78,6 +90,20 @@ impl Outside {
         let found = self.files.iter().find(|(_, own)| *own == (pid, fd));
         found.map(|(holder, _)| *holder)
     }
+}
+
+/// The files without a name that these processes have open or mapped.
+fn gone(processes: &[Observed]) -> HashSet<FileId> {
+    let opened = processes.iter().flat_map(|process| &process.descriptors);
+    let opened = opened.filter(|open| open.kind() == libc::S_IFREG && is_gone(&open.name));
+    let mut found: HashSet<FileId> = opened.map(|open| (open.device, open.inode)).collect();
+    for process in processes {
+        let of_files = process.mappings.iter().filter(|mapping| mapping.inode != 0);
+        // Memory that was given a name shows that in place of its file's.
+        let gone = of_files.filter(|mapping| !mapping.name.is_absolute() || is_gone(&mapping.name));
+        found.extend(gone.filter_map(|mapping| identity(&map_link(process.pid, mapping))));
+    }
+    found
 }
 
 /// Those of these sockets that are connected to each other and have no address.

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::asked::{self, Answers, ThreadAnswers};
 use super::confined::{self, Witnesses};
 use super::files;
+use super::held::HeldFiles;
 use super::observed::Observed;
 use crate::error::{Error, Pid, failed};
 use crate::freeze::{FrozenProcess, FrozenThread};
@@ -31,6 +32,7 @@ pub fn state(
     observed: &Observed,
     parent: Option<u32>,
     witnesses: &mut Witnesses,
+    held: &mut HeldFiles,
 ) -> Result<State, Error> {
     let pid = frozen.pid;
     let vdso = observed.vdso.as_ref().ok_or(Error::Gone(pid))?;
@@ -67,7 +69,7 @@ pub fn state(
         .iter()
         .filter(|mapping| !mapping.is_vdso())
     {
-        let mapping = self::mapping(pid, mapping, &mut process.mapped_files)?;
+        let mapping = self::mapping(pid, mapping, &mut process.mapped_files, held)?;
         process.mappings.push(mapping);
     }
     for (frozen, answers) in frozen.threads.iter().zip(&answers.threads) {
@@ -149,6 +151,7 @@ fn mapping(
     pid: Pid,
     observed: &observe::Mapping,
     known: &mut Vec<MappedFile>,
+    held: &mut HeldFiles,
 ) -> Result<Mapping, Error> {
     const ADVICE: [(&[u8; 2], Advice); 10] = [
         (b"gd", Advice::GrowsDown),
@@ -182,24 +185,7 @@ fn mapping(
     } else if observed.inode == 0 || is_of_window {
         Mapped::Anonymous
     } else {
-        let found = files::mapped_file(&files::map_link(pid, observed), &observed.name)
-            .map_err(|_| Error::BadImage("a mapped file changed while its process stood still"))?;
-        let file = known
-            .iter()
-            .position(|other| *other == found)
-            .unwrap_or_else(|| {
-                known.push(found);
-                known.len() - 1
-            }) as u32;
-        let offset = observed.offset;
-        match observed.shared {
-            true => Mapped::SharedFile {
-                file,
-                offset,
-                writable: observed.has(b"mw"),
-            },
-            false => Mapped::PrivateFile { file, offset },
-        }
+        of_file(pid, observed, known, held)?
     };
     Ok(Mapping {
         start: observed.start,
@@ -208,6 +194,42 @@ fn mapping(
         what,
         advice,
         ..Mapping::default()
+    })
+}
+
+/// Memory of a file.
+fn of_file(
+    pid: Pid,
+    observed: &observe::Mapping,
+    known: &mut Vec<MappedFile>,
+    held: &mut HeldFiles,
+) -> Result<Mapped, Error> {
+    let link = files::map_link(pid, observed);
+    let (offset, writable) = (observed.offset, observed.has(b"mw"));
+    let Ok(found) = files::mapped_file(&link, &observed.name) else {
+        let changed = Error::BadImage("a mapped file changed while its process stood still");
+        let held = held.index(&link)?.ok_or(changed)?;
+        return Ok(match observed.shared {
+            true => Mapped::SharedHeld {
+                held,
+                offset,
+                writable,
+            },
+            false => Mapped::PrivateHeld { held, offset },
+        });
+    };
+    let place = known.iter().position(|other| *other == found);
+    let file = place.unwrap_or_else(|| {
+        known.push(found);
+        known.len() - 1
+    }) as u32;
+    Ok(match observed.shared {
+        true => Mapped::SharedFile {
+            file,
+            offset,
+            writable,
+        },
+        false => Mapped::PrivateFile { file, offset },
     })
 }
 

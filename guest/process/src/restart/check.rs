@@ -193,6 +193,7 @@ fn open(
             | What::Special(_)
             | What::PollSet { .. }
             | What::SocketEnd { .. }
+            | What::Held { .. }
             | What::ProcessFile { .. } => continue,
         };
         refusals.push(refuse(

@@ -11,6 +11,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek};
 
 use super::check::{Identities, path};
+use super::held::HeldFiles;
 use super::options::RestartOptions;
 use super::pipes::FilledPipe;
 use crate::error::{Error, Pid, ProcessPart, Refusal, failed};
@@ -29,7 +30,7 @@ pub struct OpenFiles {
 
 impl OpenFiles {
     /// Opens all of them.
-    pub fn open(image: &Image, options: &RestartOptions) -> Result<Self, Error> {
+    pub fn open(image: &Image, options: &RestartOptions, held: &HeldFiles) -> Result<Self, Error> {
         let identities = Identities::of(image)?;
         let mut pipes = Vec::new();
         for (index, pipe) in (0..).zip(&image.pipes) {
@@ -61,6 +62,10 @@ impl OpenFiles {
                 What::PollSet { .. } => {
                     has_no_errors.insert(index);
                     with_flags(file, sys::poll_set())?
+                }
+                What::Held { held: index } => {
+                    let opened = held.open(*index, OFlag::from_bits_retain(file.flags))?;
+                    go_to(file, opened).map_err(failed("open a file without a name"))?
                 }
                 // Until there are processes.
                 What::ProcessFile { .. } | What::SocketEnd { .. } => {
@@ -186,8 +191,16 @@ fn by_path(
     if identity.is_some_and(|(then, identities)| !identities.same(now, then)) {
         return Err(Error::BadImage("a file was replaced just now"));
     }
-    if identity.is_some() && file.flags & libc::O_PATH == 0 {
-        lseek(&opened, file.offset as i64, Whence::SeekSet).map_err(failed(doing()))?;
+    if identity.is_none() {
+        return Ok(opened);
+    }
+    go_to(file, opened).map_err(failed(doing()))
+}
+
+/// The same open file, at its offset.
+fn go_to(file: &OpenFile, opened: OwnedFd) -> io::Result<OwnedFd> {
+    if file.flags & libc::O_PATH == 0 {
+        lseek(&opened, file.offset as i64, Whence::SeekSet)?;
     }
     Ok(opened)
 }

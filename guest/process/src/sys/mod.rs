@@ -1,12 +1,17 @@
 //! System calls that neither the standard library nor nix offers. All of this crate's `unsafe` is
 //! here.
 
+mod held;
 mod process;
 mod ptrace;
 mod special;
 mod terminal;
 mod unix_sockets;
 
+pub use held::{
+    Segment, View, add_seals, make_segment, memory_file, remove_segment, seals, segment,
+    shared_anonymous,
+};
 pub use process::{
     FileTable, OWNER_GROUP, OWNER_THREAD, Schedule, WITNESS_NAME, affinity, can_flush_l1d,
     clone_stub, clone_witness, core_cookie, file_owner, has_landlock, kill, limit, lock_range,

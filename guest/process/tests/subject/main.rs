@@ -6,6 +6,7 @@
 mod detached;
 mod event_loops;
 mod files;
+mod held;
 mod identity;
 mod memory;
 #[path = "../proc_view.rs"]
@@ -68,6 +69,7 @@ fn run(name: &str, directory: PathBuf) {
         threads::scenario,
         signals::scenario,
         files::scenario,
+        held::scenario,
         event_loops::scenario,
         settings::scenario,
         sockets::scenario,

@@ -42,15 +42,28 @@ fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
             ))
         }
         "io-uring" => keep(io_uring()),
-        "memfd" => {
+        "shared-memfd" => {
             // SAFETY: the name lives through the call.
             assert!(unsafe { libc::memfd_create(c"test".as_ptr(), 0) } >= 0);
+            outsider(fixture);
             keep(())
         }
-        "deleted-file" => {
-            let file = File::create(fixture.path("deleted")).expect("a file");
-            std::fs::remove_file(fixture.path("deleted")).expect("the file");
+        "huge-memfd" => {
+            // SAFETY: the name lives through the call.
+            assert!(unsafe { libc::memfd_create(c"huge".as_ptr(), libc::MFD_HUGETLB) } >= 0);
+            keep(())
+        }
+        "linked-file" => {
+            let file = File::create(fixture.path("file")).expect("a file");
+            std::fs::hard_link(fixture.path("file"), fixture.path("other")).expect("a name");
+            std::fs::remove_file(fixture.path("file")).expect("the file");
             keep(file)
+        }
+        "deleted-directory" => {
+            std::fs::create_dir(fixture.path("directory")).expect("a directory");
+            let directory = File::open(fixture.path("directory")).expect("the directory");
+            std::fs::remove_dir(fixture.path("directory")).expect("the directory");
+            keep(directory)
         }
         "lease" => {
             let file = File::create(fixture.path("leased")).expect("a file");
@@ -67,13 +80,7 @@ fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
         "shared-counter" => {
             // SAFETY: the call takes numbers only.
             assert!(unsafe { libc::eventfd(0, 0) } >= 0);
-            orphan(|| {
-                // SAFETY: the call takes numbers only.
-                unsafe { libc::alarm(60) };
-                while fixture.directory.exists() && !fixture.path("passed").exists() {
-                    std::thread::sleep(std::time::Duration::from_millis(2));
-                }
-            });
+            outsider(fixture);
             keep(())
         }
         "outside-pipe" => {
@@ -146,6 +153,17 @@ fn keys() -> Check {
     keep(())
 }
 
+/// Makes a process outside that has what this one has, and ends with it.
+fn outsider(fixture: &Fixture) {
+    orphan(|| {
+        // SAFETY: the call takes numbers only.
+        unsafe { libc::alarm(60) };
+        while fixture.directory.exists() && !fixture.path("passed").exists() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    });
+}
+
 /// Kinds of memory.
 fn mapping(name: &str, fixture: &Fixture) -> Option<Check> {
     Some(match name {
@@ -157,17 +175,10 @@ fn mapping(name: &str, fixture: &Fixture) -> Option<Check> {
                 .expect("a device");
             keep(Region::map(4, READ_WRITE, libc::MAP_PRIVATE, Some(&device)))
         }
-        "shared-anonymous" => keep(Region::map(4, READ_WRITE, libc::MAP_SHARED, None)),
-        "deleted-mapping" => {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(fixture.path("mapped"))
-                .expect("a file");
-            file.set_len(PAGE as u64).expect("room");
-            std::fs::remove_file(fixture.path("mapped")).expect("the file");
-            keep(Region::map(1, READ_WRITE, libc::MAP_SHARED, Some(&file)))
+        "outside-memory" => {
+            let region = Region::map(4, READ_WRITE, libc::MAP_SHARED, None);
+            outsider(fixture);
+            keep(region)
         }
         "mapped-file" => {
             std::fs::write(fixture.path("mapped"), vec![1; PAGE]).expect("a file");
@@ -179,11 +190,13 @@ fn mapping(name: &str, fixture: &Fixture) -> Option<Check> {
                 Some(&file),
             ))
         }
-        "system-v-memory" => {
+        "part-of-segment" => {
             // SAFETY: a segment of its own, which goes away with this process.
             unsafe {
-                let segment = libc::shmget(libc::IPC_PRIVATE, PAGE, 0o600);
-                assert_ne!(libc::shmat(segment, ptr::null(), 0) as isize, -1);
+                let segment = libc::shmget(libc::IPC_PRIVATE, 2 * PAGE, 0o600);
+                let at = libc::shmat(segment, ptr::null(), 0);
+                assert_ne!(at as isize, -1);
+                assert_eq!(libc::munmap(at, PAGE), 0);
                 assert_eq!(libc::shmctl(segment, libc::IPC_RMID, ptr::null_mut()), 0);
             }
             keep(())
