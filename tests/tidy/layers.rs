@@ -92,9 +92,10 @@ const LAYERS: &[Layers] = &[
         directory: "guest/process/src/restart",
         from_top: &[
             "threads",
-            "attached barriers credentials process timers",
+            "attached barriers credentials filters process timers",
             "content memory",
-            "descriptors overlay placing poll_sets socket_pairs",
+            "descriptors overlay placing poll_sets socket_pairs sockets",
+            "makers",
             "stubs",
             "ended reserve",
             "pin",
@@ -102,7 +103,7 @@ const LAYERS: &[Layers] = &[
             "held",
             "pipes",
             "blank check",
-            "numbers options workspace",
+            "numbers options paths workspace",
         ],
     },
     Layers {

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 pub type ProcView = BTreeMap<String, String>;
 
 /// The lines of `status` that a restart brings back.
-const STATUS: [&str; 21] = [
+const STATUS: [&str; 23] = [
+    "Seccomp",
+    "Seccomp_filters",
     "Name",
     "Umask",
     "Tgid",
@@ -119,6 +121,9 @@ fn told(line: &str) -> Option<String> {
         "settime flags:",
         "it_interval:",
     ];
+    if let Some((watch, _)) = line.split_once(" ignored_mask:") {
+        return Some(watch.to_owned());
+    }
     if WHOLE.iter().any(|key| line.starts_with(key)) {
         return Some(line.to_owned());
     }

@@ -59,6 +59,15 @@ macro_rules! for_each_survivor {
             shared_anonymous_memory: "shared-anonymous",
             memory_shared_by_parent_and_child: "shared-memory-tree",
             system_v_segments: "segments",
+            internet_sockets: "internet-sockets",
+            unix_sockets: "unix-sockets",
+            netlink_sockets: "netlink-sockets",
+            connection_that_is_reset: "reset-connection",
+            listener_of_parent_and_children: "listener-tree",
+            filters_of_system_calls: "call-filters",
+            another_root_directory: "other-root",
+            watches_of_files: "watches",
+            connections_of_unix_sockets: "unix-connections",
             process_tree: "tree",
             memory_that_forks_share: "forked-memory",
             children_that_ended: "ended-children",
@@ -73,8 +82,11 @@ macro_rules! for_each_survivor {
 }
 
 /// The scenarios that have children, and are captured with them.
-pub const WITH_CHILDREN: [&str; 9] = [
+pub const WITH_CHILDREN: [&str; 12] = [
     "tree",
+    "unix-connections",
+    "other-root",
+    "listener-tree",
     "shared-memory-tree",
     "forked-memory",
     "ended-children",
@@ -90,18 +102,20 @@ pub const WITH_CHILDREN: [&str; 9] = [
 macro_rules! for_each_refusal {
     ($each:ident) => {
         $each! {
-            connected_socket: "connected-socket", "fd", "is a socket",
-            socket_with_a_name: "named-socket", "fd", "is a socket",
+            connected_unix_socket: "outside-connection", "fd", "with a connection",
+            socket_of_packets: "packet-socket", "fd", "of a kind that is not kept",
+            socket_that_others_have: "outside-socket", "fd", "that process",
+            connection_that_waits: "waiting-connection", "fd", "that wait to be accepted",
             io_uring: "io-uring", "fd", "io_uring",
             memfd_that_others_have: "shared-memfd", "fd", "is a memfd that process",
             memfd_of_huge_pages: "huge-memfd", "fd", "of huge pages",
             device_mapping: "device-mapping", "memory at", "is a device",
-            memory_that_others_have: "outside-memory", "memory at", "is shared anonymous memory that",
+            memory_that_others_have: "outside-memory", "memory at", "is shared anonymous",
             part_of_a_segment: "part-of-segment", "memory at", "is a part of a segment",
             deleted_file_with_another_name: "linked-file", "fd", "has another name now",
             deleted_directory: "deleted-directory", "fd", "was deleted",
             lease: "lease", "fd", "has a lease",
-            inotify: "inotify", "fd", "inotify",
+            events_that_were_not_read: "unread-events", "fd", "events that were not read",
             shared_counter: "shared-counter", "fd", "is an eventfd that process",
             foreign_namespace: "foreign-namespace", "process", "is in another namespace (ns/uts)",
             pipe_with_an_outside_end: "outside-pipe", "fd", "is a pipe that process",

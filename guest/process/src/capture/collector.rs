@@ -17,7 +17,7 @@ use super::options::CaptureOptions;
 use super::outside::Outside;
 use super::{attached, poll_sets};
 use crate::error::{Error, Pid, ProcessPart, failed};
-use crate::image::{Attached, OpenFile, Pipe, ProcessDescriptor, RecordLock, What};
+use crate::image::{Attached, Connection, OpenFile, Pipe, ProcessDescriptor, RecordLock, What};
 use crate::observe::{self, Descriptor, LockKind, PipeId};
 use crate::special::{SocketEnd, SocketPair, Special, SpecialKind};
 use crate::sys;
@@ -47,6 +47,7 @@ pub struct Collected {
     pub pipes: Vec<Pipe>,
     pub attached: Vec<Attached>,
     pub pairs: Vec<SocketPair>,
+    pub connections: Vec<Connection>,
 }
 
 impl<'a> Collector<'a> {
@@ -135,6 +136,11 @@ impl<'a> Collector<'a> {
             Ok(Kind::Special(kind)) => special(pid, open, kind)?,
             Ok(Kind::ProcessFile(pid)) => What::ProcessFile { pid },
             Ok(Kind::SocketEnd(inode)) => self.socket_end(inode)?,
+            Ok(Kind::Socket) => {
+                let read = files::socket(pid, open, self.outside);
+                let changed = |_| Error::BadImage("a socket changed while its process stood still");
+                What::Socket(Box::new(read.map_err(changed)?))
+            }
             Ok(Kind::Held) => self.held(pid, open)?,
             Ok(Kind::Stdio) => stdio(pid, open.fd)?,
             // Such a descriptor was refused before, and cannot have changed since.
@@ -185,7 +191,11 @@ impl<'a> Collector<'a> {
     }
 
     /// The pairs of sockets with what is in them.
-    fn socket_pairs(&self, processes: &[Observed]) -> Result<Vec<SocketPair>, Error> {
+    fn socket_pairs(
+        &self,
+        processes: &[Observed],
+    ) -> Result<(Vec<SocketPair>, Vec<Connection>), Error> {
+        let mut connections: Vec<Connection> = Vec::new();
         let mut pairs = vec![SocketPair::default(); self.pairs.len()];
         let mut refusals = Vec::new();
         for (file, (owner, open)) in self.files.iter().zip(&self.owners) {
@@ -194,7 +204,7 @@ impl<'a> Collector<'a> {
             };
             let copy = borrow(*owner, open.fd)?;
             let inode = self.pairs[pair as usize][usize::from(second)];
-            let known = self.outside.pair_end(inode).copied().unwrap_or_default();
+            let known = self.outside.pair_end(inode).cloned().unwrap_or_default();
             let doing = || {
                 failed(format!(
                     "read the state of fd {} of process {owner}",
@@ -210,12 +220,22 @@ impl<'a> Collector<'a> {
                     refusals.extend(process.map(|process| process.refuse(part, reason)));
                 }
             }
-            let maker = sys::maker(copy.as_fd()).map_err(doing())?;
             pairs[pair as usize].kind = known.kind;
+            if !known.name.is_empty() {
+                connections.push(Connection {
+                    pair,
+                    second,
+                    address: sys::address(copy.as_fd()).map_err(doing())?,
+                });
+            } else if connections.iter().any(|known| known.pair == pair) {
+                continue;
+            }
+            // An end that was accepted tells who has connected, the other one who listens.
+            let maker = sys::maker(copy.as_fd()).map_err(doing())?;
             pairs[pair as usize].maker = (maker.pid, maker.user, maker.group);
         }
         match refusals.is_empty() {
-            true => Ok(pairs),
+            true => Ok((pairs, connections)),
             false => Err(Error::Refused(refusals)),
         }
     }
@@ -223,7 +243,7 @@ impl<'a> Collector<'a> {
     /// The files of these processes, with what is in pipes and poll sets.
     pub fn finish(mut self, processes: &[Observed]) -> Result<Collected, Error> {
         let pipes = self.contents()?;
-        let pairs = self.socket_pairs(processes)?;
+        let (pairs, connections) = self.socket_pairs(processes)?;
         let sets = poll_sets::entries(&self.files, &self.owners, &self.numbers, processes)?;
         for (set, found) in sets {
             self.files[set].what = What::PollSet { entries: found };
@@ -241,6 +261,7 @@ impl<'a> Collector<'a> {
             pipes,
             attached: all,
             pairs,
+            connections,
         })
     }
 

@@ -75,8 +75,8 @@ impl Owner {
         }
     }
 
-    fn list(&self) -> Result<Listing, Error> {
-        let mut pagemap = Pagemap::open(self.pid)?;
+    fn list(&self, pagemap: &mut Pagemap) -> Result<Listing, Error> {
+        pagemap.go_on_with(self.pid)?;
         let mut listing = Listing::default();
         for (start, end, pages) in &self.areas {
             pagemap.list(*start, *end, *pages, &mut listing)?;
@@ -107,10 +107,11 @@ pub fn take(owners: &mut [Owner], sink: &mut dyn PageSink) -> Result<(u64, u32),
         shares: owners.len() > 1,
         by_frame: Ranges::default(),
     };
+    let mut pagemap = Pagemap::open(owners.first().map_or(0, |owner| owner.pid))?;
     for round in 1..=ROUNDS_MAX {
         let (mut moved, mut is_done) = (Vec::new(), true);
         for owner in owners.iter_mut() {
-            let now = owner.list()?;
+            let now = owner.list(&mut pagemap)?;
             moved.push(difference(&owner.last.runs, &now.runs));
             is_done &= now == owner.last && now.absent.is_empty();
             owner.last = now;
@@ -184,8 +185,8 @@ struct Numbering {
 impl Numbering {
     /// Gives each page of the run a number. Answers those that are to be handed over.
     ///
-    /// A page of a single process that moved keeps its number. Among several processes it gets a new
-    /// one: what shared the number may not share the page.
+    /// A page of a single process that moved keeps its number. Among several processes it gets a
+    /// new one: what shared the number may not share the page.
     fn number(&mut self, run: &FrameRun, numbers: &mut Ranges) -> Vec<Taken> {
         let mut taken = Vec::new();
         let mut done = 0;

@@ -92,11 +92,13 @@ impl Frozen {
             image.ended.extend(ended);
             image.processes.push(state.process);
             image.settings.push(state.settings);
+            image.confined.push(state.confined);
         }
         drop(witnesses);
         let collected = files.finish(&observed.processes)?;
         (image.files, image.pipes) = (collected.files, collected.pipes);
         (image.attached, image.pairs) = (collected.attached, collected.pairs);
+        image.connections = collected.connections;
         let views = collected.held.views()?;
         image.xfeatures = xfeatures(&image.processes[0].threads[0].xstate);
         let own = image.processes.iter().zip(&observed.processes);

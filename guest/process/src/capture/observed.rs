@@ -1,5 +1,7 @@
 //! State of processes that /proc shows from outside.
 
+use std::path::PathBuf;
+
 use super::options::CaptureOptions;
 use super::outside::Outside;
 use crate::error::{Error, Pid, ProcessPart, Refusal};
@@ -21,6 +23,8 @@ pub struct Observed {
     /// Its children that ended and were not waited for.
     pub ended: Vec<EndedProcess>,
     pub vdso: Option<Vdso>,
+    /// Its root directory.
+    pub root: PathBuf,
 }
 
 impl Observed {
@@ -57,7 +61,13 @@ impl Observed {
             children,
             ended,
             vdso,
+            root: std::fs::read_link(format!("/proc/{pid}/root")).unwrap_or_default(),
         })
+    }
+
+    /// True if its root directory is not that of this process.
+    pub fn has_other_root(&self) -> bool {
+        std::fs::read_link("/proc/self/root").ok().as_ref() != Some(&self.root)
     }
 
     /// The status of its first thread.

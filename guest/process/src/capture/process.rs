@@ -11,8 +11,8 @@ use super::observed::Observed;
 use crate::error::{Error, Pid, failed};
 use crate::freeze::{FrozenProcess, FrozenThread};
 use crate::image::{
-    Advice, Credentials, Mapped, MappedFile, Mapping, Process, RobustList, Rseq, Settings, Thread,
-    ThreadSettings,
+    Advice, Confined, Credentials, Mapped, MappedFile, Mapping, Process, RobustList, Rseq,
+    Settings, Thread, ThreadSettings,
 };
 use crate::observe::{self, Status};
 use crate::sys::{self, Queue};
@@ -24,6 +24,7 @@ pub struct State {
     /// Its registrations for membarrier(2), if the kernel tells.
     pub barriers: Option<u32>,
     pub settings: Settings,
+    pub confined: Confined,
 }
 
 /// The state of a frozen process.
@@ -38,6 +39,7 @@ pub fn state(
     let vdso = observed.vdso.as_ref().ok_or(Error::Gone(pid))?;
     // First, because it would meet the calls that are asked for here.
     confined::refuse_dispatched(frozen, observed)?;
+    let filters = confined::filters(frozen, observed)?;
     let witness = witnesses.of(&observed.leader().ids)?;
     let mut answers = asked::ask(frozen, vdso.syscall_at, witness)?;
     confined::refuse(frozen, observed, &answers)?;
@@ -86,6 +88,10 @@ pub fn state(
         process,
         barriers,
         settings,
+        confined: Confined {
+            root: observed.root.as_os_str().as_bytes().to_vec(),
+            filters,
+        },
     })
 }
 
@@ -182,7 +188,7 @@ fn mapping(
     }
     let what = if observed.has(b"dp") {
         Mapped::Droppable
-    } else if observed.inode == 0 || is_of_window {
+    } else if !observed.is_of_file() || is_of_window {
         Mapped::Anonymous
     } else {
         of_file(pid, observed, known, held)?

@@ -13,6 +13,9 @@ impl Ranges {
     /// The number at a place, and for how many places from there on the numbers go on. Without a
     /// number: for how many places there is none.
     pub fn find(&self, at: u64) -> (Option<u64>, u64) {
+        if self.end() <= at {
+            return (None, u64::MAX - at);
+        }
         if let Some((start, (count, number))) = self.entries.range(..=at).next_back()
             && at < start + count
         {
@@ -25,6 +28,18 @@ impl Ranges {
     /// Numbers places anew, or for the first time.
     pub fn set(&mut self, at: u64, count: u64, number: u64) {
         let end = at + count;
+        // Mostly places come in their order.
+        if let Some(mut last) = self.entries.last_entry()
+            && *last.key() + last.get().0 == at
+            && last.get().1 + last.get().0 == number
+        {
+            last.get_mut().0 += count;
+            return;
+        }
+        if self.end() <= at {
+            self.entries.insert(at, (count, number));
+            return;
+        }
         while let Some((start, (old, first))) = self.last_before(end)
             && start + old > at
         {
@@ -55,6 +70,12 @@ impl Ranges {
             let (first, last) = ((*at).max(start), (at + count).min(end));
             (first < last).then(|| (first, last - first, number + (first - at)))
         })
+    }
+
+    /// The place behind the last one.
+    fn end(&self) -> u64 {
+        let last = self.entries.last_key_value();
+        last.map_or(0, |(start, (count, _))| start + count)
     }
 
     fn last_before(&self, end: u64) -> Option<(u64, (u64, u64))> {

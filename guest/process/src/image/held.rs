@@ -38,7 +38,7 @@ pub enum HeldKind {
         id: i32,
         /// Its key.
         key: i32,
-        /// It goes away with its last user (IPC_RMID).
+        /// True if it goes away with its last user (IPC_RMID).
         removed: bool,
     },
     /// A file that was deleted or replaced.

@@ -22,9 +22,9 @@ const VERSION_2: u32 = 2;
 /// The oldest version: the state ends before the field `barriers`.
 const VERSION_1: u32 = 1;
 /// The encodings of the lists that an older state lacks: all of them are empty.
-const LACKS_3: [u8; 1] = [0; 1];
-const LACKS_2: [u8; 5] = [0; 5];
-const LACKS_1: [u8; 6] = [0; 6];
+const LACKS_3: [u8; 3] = [0; 3];
+const LACKS_2: [u8; 7] = [0; 7];
+const LACKS_1: [u8; 8] = [0; 8];
 const HEADER_BYTES: usize = 24;
 /// The architecture of images from before this field: x86-64.
 const UNNAMED: u32 = 0;

@@ -1,10 +1,10 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Attached, Ended, HeldFile, Settings};
+use super::{Attached, Confined, Ended, HeldFile, Settings};
 use crate::arch::Registers;
 use crate::error::Pid;
 use crate::observe::{Ids, Kernel, MemoryLayout};
-use crate::special::{SocketPair, Special};
+use crate::special::{Connection, Socket, SocketPair, Special};
 use crate::sys::Schedule;
 
 /// Processes of one instant, without the content of their pages: the capturer keeps that.
@@ -38,6 +38,10 @@ pub struct Image {
     pub pairs: Vec<SocketPair>,
     /// Files whose content is in the image. None in an image of version 1, 2 or 3.
     pub held: Vec<HeldFile>,
+    /// Confinement of each process, in their order. Empty in an image of version 1, 2 or 3.
+    pub confined: Vec<Confined>,
+    /// Pairs of which a listener has accepted one end. None in an image of version 1, 2 or 3.
+    pub connections: Vec<Connection>,
 }
 
 impl Image {
@@ -396,6 +400,8 @@ pub enum What {
         /// Its number.
         pid: Pid,
     },
+    /// A socket that is not of a pair.
+    Socket(Box<Socket>),
     /// A file whose content is in the image.
     Held {
         /// Index in the image's held files.

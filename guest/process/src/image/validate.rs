@@ -2,13 +2,18 @@
 
 use std::collections::HashSet;
 
-use super::{Image, Mapped, Mapping, OpenFile, PageRun, Process, Thread, What};
+use super::{
+    Connection, Image, Mapped, Mapping, OpenFile, PageRun, Process, SocketState, Thread, What,
+};
 use crate::arch::{PAGE_BYTES, TASK_END};
 use crate::special::SocketPair;
 
 const SIGINFO_BYTES: usize = 128;
 const SIGNALS: usize = 64;
 const LIMITS_MAX: usize = 16;
+/// Of a filter of system calls: an instruction, and all of them.
+const INSTRUCTION_BYTES: usize = 8;
+const FILTER_BYTES_MAX: usize = 4096 * INSTRUCTION_BYTES;
 const DESCRIPTOR_MAX: i32 = 1 << 30;
 
 fn is_exit_signal(signal: i32) -> bool {
@@ -82,6 +87,7 @@ impl Image {
                 (*pair as usize) < self.pairs.len(),
                 "a pair of sockets is missing",
             ),
+            What::Socket(socket) => socket.fault().map_or(Ok(()), Err),
             What::Held { held } => ensure(self.has_held(*held), "a held file is missing"),
             What::ProcessFile { pid } => ensure(
                 self.processes.iter().any(|process| process.pid == *pid)
@@ -275,11 +281,25 @@ impl Image {
         Ok(())
     }
 
+    /// The open file of the listener that accepted a connection.
+    pub fn listener(&self, connection: &Connection) -> Option<u32> {
+        let kind = self.pairs.get(connection.pair as usize)?.kind;
+        let listens = |file: &OpenFile| match &file.what {
+            What::Socket(socket) => {
+                let is_listener = matches!(socket.state, SocketState::Listening { .. });
+                is_listener && (socket.kind, &socket.address) == (kind, &connection.address)
+            }
+            _ => false,
+        };
+        let found = self.files.iter().position(listens);
+        found.map(|index| index as u32)
+    }
+
     fn has_held(&self, held: u32) -> bool {
         (held as usize) < self.held.len()
     }
 
-    /// Checks the list that came with version 4.
+    /// Checks the lists that came with version 4.
     fn validate_held(&self) -> Verdict {
         for file in &self.held {
             let end = file.size_bytes.checked_next_multiple_of(PAGE_BYTES);
@@ -288,7 +308,28 @@ impl Image {
             self.validate_pages(&file.pages, 0, end)?;
             ensure(file.mode <= 0o7777, "a held file has no permissions")?;
         }
-        Ok(())
+        ensure(
+            self.confined.is_empty() || self.confined.len() == self.processes.len(),
+            "confinement of processes is missing",
+        )?;
+        let mut pairs = HashSet::new();
+        let mut connections = self.connections.iter();
+        ensure(
+            connections.all(|connection| {
+                let known = (connection.pair as usize) < self.pairs.len();
+                known && pairs.insert(connection.pair) && self.listener(connection).is_some()
+            }),
+            "a connection has no pair, or nobody listens where it was accepted",
+        )?;
+        let mut filters = self.confined.iter().flat_map(|confined| &confined.filters);
+        let valid = |program: &[u8]| {
+            let len = program.len();
+            len > 0 && len.is_multiple_of(INSTRUCTION_BYTES) && len <= FILTER_BYTES_MAX
+        };
+        ensure(
+            filters.all(|filter| valid(&filter.program)),
+            "a filter of system calls has no program, or too long a one",
+        )
     }
 }
 

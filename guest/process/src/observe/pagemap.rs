@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -72,6 +73,9 @@ pub struct Pagemap {
     /// Frames that were looked at already, newest last: mostly it is the one zero page that is
     /// asked for.
     known: Option<(u64, bool)>,
+    /// Frames that several processes have and that are no zero page. These are asked about again
+    /// with each process.
+    ordinary: HashSet<u64>,
 }
 
 impl Pagemap {
@@ -82,7 +86,15 @@ impl Pagemap {
             entries: open(&format!("/proc/{pid}/pagemap"))?,
             flags: open("/proc/kpageflags")?,
             known: None,
+            ordinary: HashSet::new(),
         })
+    }
+
+    /// Goes on with another process, and with what is known of frames.
+    pub fn go_on_with(&mut self, pid: Pid) -> Result<(), Error> {
+        let name = format!("/proc/{pid}/pagemap");
+        self.entries = File::open(&name).map_err(failed(format!("open {name}")))?;
+        Ok(())
     }
 
     /// Adds what is between two addresses to the listing.
@@ -160,6 +172,9 @@ impl Pagemap {
         {
             return Ok(zero);
         }
+        if self.ordinary.contains(&frame) {
+            return Ok(false);
+        }
         let mut bytes = [0; 8];
         self.flags
             .read_exact_at(&mut bytes, frame * 8)
@@ -168,6 +183,9 @@ impl Pagemap {
             )))?;
         let zero = u64::from_le_bytes(bytes) & KPF_ZERO_PAGE != 0;
         self.known = Some((frame, zero));
+        if !zero {
+            self.ordinary.insert(frame);
+        }
         Ok(zero)
     }
 }

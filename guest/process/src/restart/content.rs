@@ -1,7 +1,7 @@
 //! The content of held files, by way of a stub that has no memory of its own yet.
 //!
-//! Pages of memory are placed where they stay. A file of a disk is written: the kernel may write its
-//! pages back at any time, and would not notice what a host puts into their frames.
+//! Pages of memory are placed where they stay. A file of a disk is written: the kernel may write
+//! its pages back at any time, and would not notice what a host puts into their frames.
 
 use std::os::fd::AsRawFd;
 

@@ -13,6 +13,7 @@ use nix::unistd::{Whence, lseek};
 use super::check::{Identities, path};
 use super::held::HeldFiles;
 use super::options::RestartOptions;
+use super::paths::Paths;
 use super::pipes::FilledPipe;
 use crate::error::{Error, Pid, ProcessPart, Refusal, failed};
 use crate::image::{Image, MappedFile, OpenFile, What};
@@ -26,6 +27,8 @@ pub struct OpenFiles {
     has_no_errors: HashSet<u32>,
     /// Those that take the place of standard streams.
     replaced: HashSet<u32>,
+    /// Paths of sockets.
+    paths: Paths,
 }
 
 impl OpenFiles {
@@ -41,6 +44,7 @@ impl OpenFiles {
             });
             pipes.push(FilledPipe::new(pipe, name)?);
         }
+        let mut paths = Paths::default();
         let mut files = Vec::new();
         let (mut has_no_errors, mut replaced) = (HashSet::new(), HashSet::new());
         for (index, file) in (0..).zip(&image.files) {
@@ -63,6 +67,7 @@ impl OpenFiles {
                     has_no_errors.insert(index);
                     with_flags(file, sys::poll_set())?
                 }
+                What::Socket(socket) => with_flags(file, Ok(paths.make(image, index, socket)?))?,
                 What::Held { held: index } => {
                     let opened = held.open(*index, OFlag::from_bits_retain(file.flags))?;
                     go_to(file, opened).map_err(failed("open a file without a name"))?
@@ -77,6 +82,7 @@ impl OpenFiles {
             files,
             has_no_errors,
             replaced,
+            paths,
         };
         opened.lock(image)?;
         Ok(opened)
@@ -134,7 +140,8 @@ impl OpenFiles {
     }
 
     /// Does what must come last, just before the processes run.
-    pub fn start(&self, image: &Image) -> Result<(), Error> {
+    pub fn start(&mut self, image: &Image) -> Result<(), Error> {
+        self.paths.keep();
         for (made, file) in self.files.iter().zip(&image.files) {
             if let What::Special(state) = &file.what {
                 state.start(made).map_err(failed("start a timer"))?;
@@ -151,6 +158,11 @@ impl OpenFiles {
     /// True if neither errors nor hang-ups can come from a file.
     pub fn has_no_errors(&self, file: u32) -> bool {
         self.has_no_errors.contains(&file)
+    }
+
+    /// An open file.
+    pub fn file(&self, file: u32) -> &OwnedFd {
+        &self.files[file as usize]
     }
 
     /// The number of an open file here.

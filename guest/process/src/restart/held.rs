@@ -56,8 +56,8 @@ impl HeldFiles {
         Ok(Some(made))
     }
 
-    /// Makes a segment with its old number. One that outlived its processes is taken as it is found,
-    /// if nobody uses it: its content becomes the image's.
+    /// Makes a segment with its old number. One that outlived its processes is taken as it is
+    /// found, if nobody uses it: its content becomes the image's.
     fn make_segment(&mut self, file: &HeldFile, id: i32, key: i32) -> Result<(), Error> {
         let wanted = Segment {
             key,

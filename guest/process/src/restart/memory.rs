@@ -253,6 +253,7 @@ fn fill(
         None => HashSet::new(),
     };
     wanted.retain(|run| !from_window.contains(&run.address));
+    // Only the first stub has a reserve, and it lacks all of its pages.
     let (given, wanted) = match &frames {
         Some(frames) => frames.hand_out(&stub.blank, &stub.process.mappings, &from_window)?,
         None => (Vec::new(), wanted),

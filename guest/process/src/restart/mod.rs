@@ -11,12 +11,15 @@ mod descriptors;
 mod ended;
 mod fetch;
 mod files;
+mod filters;
 mod held;
 mod inherited;
+mod makers;
 mod memory;
 mod numbers;
 mod options;
 mod overlay;
+mod paths;
 mod pin;
 mod pipes;
 mod placing;
@@ -24,6 +27,7 @@ mod poll_sets;
 mod process;
 mod reserve;
 mod socket_pairs;
+mod sockets;
 mod stubs;
 mod threads;
 mod timers;
@@ -74,6 +78,7 @@ pub fn restart(
     stubs.end_children()?;
     stubs.stop()?;
     files.open_processes(image)?;
+    sockets::start(&mut stubs, image, &files)?;
     socket_pairs::make(&mut stubs, image, &mut files)?;
     let mut sets = PollSets::new(image);
     for stub in stubs.all() {
@@ -82,6 +87,7 @@ pub fn restart(
         descriptors::set(stub, &files)?;
         process::set(stub)?;
         barriers::register(stub, image)?;
+        filters::install(stub)?;
         threads::start(stub)?;
     }
     for stub in stubs.all() {

@@ -3,7 +3,7 @@
 
 use crate::arch::xfeatures;
 use crate::error::{Error, ProcessPart, Refusal, failed};
-use crate::image::{Ended, Image, Process, Settings};
+use crate::image::{Confined, Ended, Image, Process, Settings};
 use crate::inject::{Memory, Remote};
 use crate::observe;
 use crate::sys;
@@ -28,6 +28,8 @@ pub struct Stub<'a> {
     pub process: &'a Process,
     /// Further settings of that process; an older image has none.
     pub settings: Option<&'a Settings>,
+    /// Its confinement; an older image has none.
+    pub confined: Option<&'a Confined>,
     /// The process that it is so far.
     pub blank: Blank,
     /// Its threads but the leader.
@@ -161,6 +163,7 @@ impl<'a> Stubs<'a> {
         self.stubs.push(Stub {
             process,
             settings: self.image.settings.get(self.stubs.len()),
+            confined: self.image.confined.get(self.stubs.len()),
             blank,
             others: Vec::new(),
             frames,

@@ -8,7 +8,7 @@ use std::ptr;
 
 use super::check;
 
-/// Where the kernel is told the number of the next segment of System V shared memory.
+/// Takes the number that the next segment of System V shared memory is to have.
 const NEXT_SEGMENT: &str = "/proc/sys/kernel/shm_next_id";
 /// `SHM_DEST`: the segment goes away with its last user.
 const SEGMENT_REMOVED: u32 = 0o1000;
@@ -111,7 +111,7 @@ pub fn add_seals(file: BorrowedFd, seals: u32) -> io::Result<()> {
 pub struct Segment {
     pub key: i32,
     pub size_bytes: u64,
-    /// It goes away with its last user.
+    /// True if it goes away with its last user.
     pub removed: bool,
     /// Number of mappings.
     pub users: u64,

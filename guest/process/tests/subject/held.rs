@@ -42,8 +42,8 @@ fn seals(file: &File) -> i32 {
     unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) }
 }
 
-/// A memfd with holes, an odd length and an offset, open twice, mapped shared and privately; and one
-/// that is empty.
+/// A memfd with holes, an odd length and an offset, open twice, mapped shared and privately; and
+/// one that is empty.
 fn memory_files() -> Check {
     let mut file = memory_file(c"first");
     file.set_len(40 * PAGE as u64 + 77).expect("room");

@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::ptr;
 
+use crate::listeners::packet_socket;
 use crate::memory::{PAGE, Region};
 use crate::processes::{fork, wait};
 use crate::{Check, Fixture};
@@ -18,6 +19,7 @@ const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 /// Sets one thing up, and keeps it.
 pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
     descriptor(name, fixture)
+        .or_else(|| socket(name, fixture))
         .or_else(|| confined(name))
         .or_else(|| mapping(name, fixture))
         .or_else(|| whole_process(name, fixture))
@@ -26,21 +28,6 @@ pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
 /// Things that have a file descriptor.
 fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
     Some(match name {
-        "connected-socket" => {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-            let address = listener.local_addr().expect("an address");
-            keep((
-                std::net::TcpStream::connect(address).expect("a socket"),
-                listener,
-            ))
-        }
-        "named-socket" => {
-            let listener = UnixListener::bind(fixture.path("socket")).expect("a socket");
-            keep((
-                UnixStream::connect(fixture.path("socket")).expect("a socket"),
-                listener,
-            ))
-        }
         "io-uring" => keep(io_uring()),
         "shared-memfd" => {
             // SAFETY: the name lives through the call.
@@ -72,9 +59,16 @@ fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
             assert_eq!(set, 0);
             keep(file)
         }
-        "inotify" => {
-            // SAFETY: the call takes numbers only.
-            assert!(unsafe { libc::inotify_init1(libc::IN_CLOEXEC) } >= 0);
+        "unread-events" => {
+            let path =
+                std::ffi::CString::new(fixture.path("").into_os_string().into_encoded_bytes());
+            let path = path.expect("a path");
+            // SAFETY: the path lives through the call.
+            unsafe {
+                let watches = libc::inotify_init1(libc::IN_CLOEXEC);
+                assert!(libc::inotify_add_watch(watches, path.as_ptr(), libc::IN_CREATE) > 0);
+            }
+            std::fs::write(fixture.path("file"), "").expect("a file");
             keep(())
         }
         "shared-counter" => {
@@ -91,6 +85,38 @@ fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
                 let _ = reader.read(&mut [0]);
             });
             keep(writer)
+        }
+        _ => return None,
+    })
+}
+
+/// Sockets.
+fn socket(name: &str, fixture: &Fixture) -> Option<Check> {
+    Some(match name {
+        "packet-socket" => keep(packet_socket()),
+        "outside-socket" => {
+            let listener = UnixListener::bind(fixture.path("socket")).expect("a socket");
+            outsider(fixture);
+            keep(listener)
+        }
+        "waiting-connection" => {
+            let listener = UnixListener::bind(fixture.path("socket")).expect("a socket");
+            let client = UnixStream::connect(fixture.path("socket")).expect("a socket");
+            keep((listener, client))
+        }
+        "outside-connection" => {
+            let listener = UnixListener::bind(fixture.path("socket")).expect("a socket");
+            let client = UnixStream::connect(fixture.path("socket")).expect("a socket");
+            orphan(|| {
+                // SAFETY: nothing of this process uses its copy of the other end.
+                unsafe { libc::close(client.as_raw_fd()) };
+                let _accepted = listener.accept().expect("a connection");
+                while fixture.directory.exists() && !fixture.path("passed").exists() {
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
+            });
+            drop(listener);
+            keep(client)
         }
         _ => return None,
     })
