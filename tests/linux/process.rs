@@ -30,6 +30,8 @@ fn a_process_goes_on_where_it_was_captured_in_any_vm() {
     let taker = boot_without_witness(&host, 160);
     install(&host, &taker);
     let pid = start(&host, &taker);
+    let check = ["snapshot", &taker.name, "--process", &pid, "--check"];
+    assert_eq!(host.json(&check)["process_count"], 1);
     let report = host.json(&["snapshot", &taker.name, "job", "--process", &pid]);
     assert_eq!(report["copied_bytes"], 0, "{report}");
     assert!(

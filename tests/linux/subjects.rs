@@ -134,12 +134,15 @@ fn every_scenario_survives_in_its_vm_and_in_another() {
 fn refusals_name_their_cause(host: &Host, vm: &Vm<'_>) {
     for (scenario, place, reason) in for_each_refusal!(refusals) {
         let subject = Subject::start(host, vm, scenario);
-        let refused = subject.snapshot(host, vm, &[]).refused(4, reason);
-        assert!(
-            is_refused(&refused.stderr, &subject.pid, place, reason),
-            "{}",
-            refused.stderr
-        );
+        let check = ["snapshot", &vm.name, "--process", &subject.pid, "--check"];
+        for refused in [host.run(&check), subject.snapshot(host, vm, &[])] {
+            let refused = refused.refused(4, reason);
+            assert!(
+                is_refused(&refused.stderr, &subject.pid, place, reason),
+                "{}",
+                refused.stderr
+            );
+        }
         subject.finish(host, vm);
     }
     let changed = Subject::start(host, vm, "mapped-file");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nvvmm_protocol::{AGENT_PORT, FailedBecause, FromAgent, ToAgent, greet, receive, send};
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener};
 
-use crate::process::{capture, restart};
+use crate::process::{capture, check, restart};
 use crate::stream::{Failure, Stream};
 use crate::{files, program};
 
@@ -75,6 +75,7 @@ pub fn serve(mut stream: impl Stream) {
         Ok(ToAgent::Read { path }) => files::send(&path, &mut stream),
         Ok(ToAgent::Write { path, name, mode }) => files::take(&path, &name, mode, &mut stream),
         Ok(ToAgent::Capture(request)) => capture::run(&request, &mut stream),
+        Ok(ToAgent::Check(request)) => check::run(&request, &mut stream),
         Ok(ToAgent::Restart(request)) => restart::run(&request, &mut stream),
         Ok(_) => Err(Failure::Said(
             FailedBecause::Refused,

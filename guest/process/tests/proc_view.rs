@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 pub type ProcView = BTreeMap<String, String>;
 
 /// The lines of `status` that a restart brings back.
-const STATUS: [&str; 21] = [
+const STATUS: [&str; 23] = [
+    "Seccomp",
+    "Seccomp_filters",
     "Name",
     "Umask",
     "Tgid",
@@ -69,6 +71,8 @@ pub fn proc_view(pid: i32) -> ProcView {
         // A pipe has another number.
         let target = if target.starts_with("pipe:") {
             "a pipe".to_owned()
+        } else if let Some(name) = target.strip_suffix(" (deleted)") {
+            without_name(name).to_owned()
         } else if target.starts_with("socket:") {
             "a socket".to_owned()
         } else {
@@ -117,6 +121,9 @@ fn told(line: &str) -> Option<String> {
         "settime flags:",
         "it_interval:",
     ];
+    if let Some((watch, _)) = line.split_once(" ignored_mask:") {
+        return Some(watch.to_owned());
+    }
     if WHOLE.iter().any(|key| line.starts_with(key)) {
         return Some(line.to_owned());
     }
@@ -132,12 +139,28 @@ fn told(line: &str) -> Option<String> {
     Some(format!("{:?} {:?}", &words[1..4], &words[6..]))
 }
 
+/// A file that was deleted has no name any more; memory has one.
+fn without_name(name: &str) -> &str {
+    let of_memory = ["/memfd:", "/dev/zero", "/SYSV"];
+    match of_memory.iter().any(|prefix| name.starts_with(prefix)) {
+        true => name,
+        false => "a deleted file",
+    }
+}
+
 /// Into how many mappings the kernel divides anonymous memory that is the same on both sides is its
 /// own business.
 fn without_seams(maps: &str) -> String {
     let mut joined: Vec<(String, String, String)> = Vec::new();
     for line in maps.lines() {
-        let (range, what) = line.split_once(' ').expect("a range and what it is");
+        let (range, mut what) = line.split_once(' ').expect("a range and what it is");
+        let short;
+        if let Some(name) = what.strip_suffix(" (deleted)") {
+            // The numbers of device and inode are others.
+            let name = &name[name.find('/').expect("a path")..];
+            short = format!("{} {}", &what[..13], without_name(name));
+            what = &short;
+        }
         let (start, end) = range.split_once('-').expect("two ends");
         match joined.last_mut() {
             Some((_, last_end, last))

@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::message::*;
 use crate::{
-    AfterCapture, Capture, Captured, FrameRun, Frames, GreetingError, RUNS_MAX, Restart, Restarted,
-    VERSION, VERSION_MIN, greet,
+    AfterCapture, Capture, Captured, Check, Checked, FrameRun, Frames, GreetingError, RUNS_MAX,
+    Restart, Restarted, VERSION, VERSION_MIN, greet,
 };
 
 fn exec() -> ToAgent {
@@ -40,8 +40,31 @@ fn messages_come_back_as_they_were_in_their_order() {
 
 #[test]
 fn version_5_has_one_more_message() {
-    assert_eq!((VERSION_MIN, VERSION), (4, 5));
+    assert_eq!((VERSION_MIN, VERSION), (4, 6));
     assert_eq!(sent(&ToGuest::KeepConnections), [1, 0, 0, 0, 2]);
+}
+
+#[test]
+fn version_6_has_a_check_and_its_answer() {
+    let check = Check {
+        pid: 77,
+        tree: true,
+        external_stdio: false,
+        kill: true,
+    };
+    assert_eq!(
+        sent(&ToAgent::Check(check)),
+        *b"\x06\0\0\0\x0a\x9a\x01\x01\0\x01"
+    );
+    let checked = Checked {
+        processes: 2,
+        threads: 3,
+        remarks: "a".into(),
+    };
+    assert_eq!(
+        sent(&FromAgent::Checked(checked)),
+        *b"\x05\0\0\0\x0b\x02\x03\x01a"
+    );
 }
 
 #[test]
@@ -225,20 +248,20 @@ fn the_newest_version_of_both_is_spoken() {
         // Up to version 4 the last two bytes were zero.
         (b"NVMA\x04\0\0\0", 4),
         (b"NVMA\x04\0\x05\0", 5),
-        (b"NVMA\x05\0\x09\0", 5),
+        (b"NVMA\x05\0\x09\0", 6),
         (b"NVMA\x01\0\x04\0", 4),
         (b"NVMA\x05\0\x03\0", 5),
     ] {
         let mut other = Other(bytes, Vec::new());
         assert_eq!(greet(&mut other).unwrap(), spoken, "{bytes:?}");
         // Version 4 compares the first two bytes of the versions, and looks at no others.
-        assert_eq!(other.1, b"NVMA\x04\0\x05\0");
+        assert_eq!(other.1, b"NVMA\x04\0\x06\0");
     }
     for (bytes, named) in [
         (b"NVMA\x03\x01\xff\xff", 0x103),
         (b"NVMA\x03\0\0\0", 3),
         (b"NVMA\x01\0\x02\0", 2),
-        (b"NVMA\x06\0\x07\0", 6),
+        (b"NVMA\x07\0\x08\0", 7),
     ] {
         let mut other = Other(bytes, Vec::new());
         let refused = greet(&mut other);

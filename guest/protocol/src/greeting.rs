@@ -4,11 +4,13 @@ use std::io::{self, Read, Write};
 
 /// The newest version that is spoken here. A message whose encoding changes, or a new one, makes a
 /// new version.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 /// The oldest version that is spoken here: agents in snapshots are as old as these.
 pub const VERSION_MIN: u16 = 4;
 /// The version since which `ToGuest::KeepConnections` is understood.
 pub const KEEPS_CONNECTIONS: u16 = 5;
+/// The version since which `ToAgent::Check` is understood.
+pub const CHECKS: u16 = 6;
 
 const MAGIC: [u8; 4] = *b"NVMA";
 

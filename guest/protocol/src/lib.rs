@@ -19,13 +19,15 @@ mod message;
 mod process;
 
 pub use frame::{FRAME_BYTES_MAX, FrameError, receive, send};
-pub use greeting::{Greeting, GreetingError, KEEPS_CONNECTIONS, VERSION, VERSION_MIN, greet};
+pub use greeting::{
+    CHECKS, Greeting, GreetingError, KEEPS_CONNECTIONS, VERSION, VERSION_MIN, greet,
+};
 pub use message::{
     DATA_BYTES_MAX, Ended, Exec, FailedBecause, FromAgent, FromGuest, Restored, Role, TerminalSize,
     ToAgent, ToGuest,
 };
 pub use process::{
-    AfterCapture, Capture, Captured, FrameRun, Frames, RUNS_MAX, Restart, Restarted,
+    AfterCapture, Capture, Captured, Check, Checked, FrameRun, Frames, RUNS_MAX, Restart, Restarted,
 };
 
 /// The vsock port of the guest where the agent listens; only root can.

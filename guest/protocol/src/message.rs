@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::process::{
-    Capture, Captured, FrameRun, Frames, Restart, Restarted, frames_of_a_message, runs_of_a_message,
+    Capture, Captured, Check, Checked, FrameRun, Frames, Restart, Restarted, frames_of_a_message,
+    runs_of_a_message,
 };
 
 /// Most bytes of a stream or file in one message.
@@ -48,6 +49,9 @@ pub enum ToAgent {
         /// The reason, in words.
         message: String,
     },
+    /// Say if a process could be captured, and stop nothing. Answers: `Checked`, or `Failed` with
+    /// what would be refused. Since version 6.
+    Check(Check),
 }
 
 /// A program to run.
@@ -115,6 +119,8 @@ pub enum FromAgent {
     /// `Frames`. The host can prepare them now and save time then. The agent waits for
     /// `Done` or `Refused`.
     Ahead(#[serde(deserialize_with = "frames_of_a_message")] Vec<Frames>),
+    /// A process could be captured as it is; nothing follows. Since version 6.
+    Checked(Checked),
 }
 
 /// The end of a program.

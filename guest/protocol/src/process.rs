@@ -28,6 +28,30 @@ pub struct Capture {
     pub afterwards: AfterCapture,
 }
 
+/// A process that is to be captured later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// Its number in the guest.
+    pub pid: i32,
+    /// With all its descendants.
+    pub tree: bool,
+    /// Its standard input, output and error may lead to what cannot be captured.
+    pub external_stdio: bool,
+    /// True if it is to be killed then.
+    pub kill: bool,
+}
+
+/// The answer to a [`Check`] that finds nothing to refuse.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// Number of processes.
+    pub processes: u32,
+    /// Number of their threads.
+    pub threads: u32,
+    /// Differences that a restart would make, in words: a line for each.
+    pub remarks: String,
+}
+
 /// The fate of a process that was captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AfterCapture {

@@ -4,23 +4,33 @@ use std::io::{IsTerminal, stdin};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use nvvmm::agent::call::{self, call};
+use nvvmm::agent::call::{self, call, call_since};
 use nvvmm::control::registry::Entry;
 use nvvmm::control::{CaptureRequest, CapturedState, RestartRequest, RuntimeDir};
 use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm::sys::terminal::size_of;
 use nvvmm::vm::check_image;
 use nvvmm::{ErrorKind, VmError};
+use nvvmm_protocol::{CHECKS, Check, Checked, FromAgent, ToAgent, receive, send};
 use nvvmm_snapshot::{Pool, counted};
 
 use super::args::SnapshotArguments;
-use super::json::process::{Captured, Restarted};
+use super::json::process::{self, Captured, Restarted};
 use super::vm_commands::connect;
 use super::{exec, output};
 
+/// The longest time that the agent may look at processes.
+const CHECK_MAX: Duration = Duration::from_secs(120);
+const REFUSED: &str =
+    "end or close what is named, then check it again (docs/using/processes.md has what is kept)";
+
 /// `nvvmm snapshot --process`.
 pub fn snapshot(pid: i32, arguments: SnapshotArguments) -> Result<(), VmError> {
+    if arguments.check {
+        return check(pid, &arguments);
+    }
     let entry = RuntimeDir::of_user()?.find(&arguments.vm)?;
     // The agent first: the VM does not wait as long for a request as it may take.
     let agent = call(&entry.paths, call::PATIENCE)?;
@@ -43,6 +53,49 @@ pub fn snapshot(pid: i32, arguments: SnapshotArguments) -> Result<(), VmError> {
         let line = capture_line(&arguments.vm, &report);
         output::print(&output::report(&line, &capture_details(&report)))
     }
+}
+
+/// `nvvmm snapshot --process --check`: asks the agent alone.
+fn check(pid: i32, arguments: &SnapshotArguments) -> Result<(), VmError> {
+    let vm = &arguments.vm;
+    let entry = RuntimeDir::of_user()?.find(vm)?;
+    let agent = call_since(&entry.paths, call::PATIENCE, CHECKS)?;
+    let request = ToAgent::Check(Check {
+        pid,
+        tree: arguments.tree,
+        external_stdio: true,
+        kill: arguments.kill,
+    });
+    agent
+        .set_read_timeout(Some(CHECK_MAX))
+        .map_err(|error| VmError::io("set a time limit", &error))?;
+    send(&agent, &request).map_err(|error| call::broken(vm, error))?;
+    let checked = match receive(&agent).map_err(|error| call::broken(vm, error))? {
+        FromAgent::Checked(checked) => checked,
+        FromAgent::Failed { because, message } => {
+            return Err(call::failed(vm, because, &message).with_remedy(REFUSED));
+        }
+        _ => {
+            let message = format!("the agent in {vm} answers out of turn");
+            return Err(VmError::new(ErrorKind::Failed, message));
+        }
+    };
+    if arguments.json.json {
+        return output::print_json(&process::Checked::of(vm, pid, &checked));
+    }
+    output::print(&check_text(vm, pid, &checked))
+}
+
+fn check_text(vm: &str, pid: i32, checked: &Checked) -> String {
+    let mut text = format!(
+        "process {pid} in {vm} can be captured ({}, {})\n",
+        counted(checked.processes, "process"),
+        counted(checked.threads, "thread"),
+    );
+    for remark in checked.remarks.lines() {
+        text.push_str(&format!("  {remark}\n"));
+    }
+    text
 }
 
 fn capture_line(vm: &str, report: &CaptureReport) -> String {

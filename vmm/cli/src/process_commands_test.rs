@@ -31,6 +31,20 @@ fn a_capture_says_how_long_what_stood_still_and_what_was_copied() {
 }
 
 #[test]
+fn a_check_says_what_comes_back_otherwise() {
+    let checked = Checked {
+        processes: 1,
+        threads: 2,
+        remarks: "process 7, fd 1 leads outside (/dev/console): the restart gives it another one"
+            .into(),
+    };
+    let expected = "process 7 in web can be captured (1 process, 2 threads)
+  process 7, fd 1 leads outside (/dev/console): the restart gives it another one
+";
+    assert_eq!(check_text("web", 7, &checked), expected);
+}
+
+#[test]
 fn a_restart_says_where_it_runs_and_what_was_copied() {
     let report = RestartReport {
         name: "job-1".into(),

@@ -480,6 +480,7 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         tree: _,
         leave_stopped: _,
         kill: _,
+        check: _,
         durability,
         verify,
         disks_only,

@@ -26,14 +26,43 @@ const ANSWER_BYTES_MAX: usize = 32;
 /// # Errors
 /// [`ErrorKind::Refused`]: nobody answers, or an agent of another version does.
 pub fn call(paths: &VmRuntimePaths, patience: Duration) -> Result<UnixStream, VmError> {
+    call_with_version(paths, patience).map(|(stream, _)| stream)
+}
+
+/// Does the same as [`call`], and refuses an agent that speaks no version from this one on.
+///
+/// # Errors
+/// Those of [`call`], and [`ErrorKind::Refused`].
+pub fn call_since(
+    paths: &VmRuntimePaths,
+    patience: Duration,
+    since: u16,
+) -> Result<UnixStream, VmError> {
+    let (stream, version) = call_with_version(paths, patience)?;
+    if version >= since {
+        return Ok(stream);
+    }
+    let message = format!(
+        "the agent in {} is of an older nvvmm: it speaks version {version} of the protocol, and \
+         this needs version {since}",
+        paths.name
+    );
+    Err(VmError::new(ErrorKind::Refused, message)
+        .with_remedy("install the nvvmm-agent of this nvvmm version in the guest"))
+}
+
+fn call_with_version(
+    paths: &VmRuntimePaths,
+    patience: Duration,
+) -> Result<(UnixStream, u16), VmError> {
     let began = Instant::now();
     let until = began + patience;
     loop {
         let error = match attempt(&paths.vsock, until) {
-            Ok(stream) => {
+            Ok(found) => {
                 let (vm, took) = (&paths.name, TimeText(began.elapsed()));
                 tracing::info!("the agent in the guest of {vm} answered after {took}");
-                return Ok(stream);
+                return Ok(found);
             }
             Err(GreetingError::Io(error)) => error,
             Err(error) => {
@@ -80,7 +109,7 @@ fn silent(vm: &str, patience: Duration, error: &io::Error) -> VmError {
     VmError::new(ErrorKind::Refused, message).with_remedy(remedy)
 }
 
-fn attempt(path: &Path, until: Instant) -> Result<UnixStream, GreetingError> {
+fn attempt(path: &Path, until: Instant) -> Result<(UnixStream, u16), GreetingError> {
     let mut stream = connect(path, until.saturating_duration_since(Instant::now()))?;
     let left = until.saturating_duration_since(Instant::now());
     let left = left.max(RETRY_PAUSE);
@@ -88,10 +117,10 @@ fn attempt(path: &Path, until: Instant) -> Result<UnixStream, GreetingError> {
     stream.set_write_timeout(Some(left))?;
     stream.write_all(format!("CONNECT {AGENT_PORT}\n").as_bytes())?;
     expect_ok(&stream)?;
-    greet(&stream)?;
+    let version = greet(&stream)?;
     stream.set_read_timeout(None)?;
     stream.set_write_timeout(None)?;
-    Ok(stream)
+    Ok((stream, version))
 }
 
 /// Reads the device's line, and nothing that comes behind it.

@@ -1,5 +1,7 @@
 use std::os::unix::net::UnixListener;
 
+use nvvmm_protocol::VERSION;
+
 use super::*;
 use crate::control::RuntimeDir;
 
@@ -29,6 +31,31 @@ fn answer_with(
     let called = call(&paths, patience);
     device.join().unwrap();
     called
+}
+
+#[test]
+fn an_agent_that_is_too_old_for_a_request_is_refused_with_the_versions() {
+    let directory = tempfile::tempdir().unwrap();
+    let paths = RuntimeDir::at(&directory.path().join("runtime"))
+        .unwrap()
+        .paths("vm");
+    let listener = UnixListener::bind(&paths.vsock).unwrap();
+    let device = thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 12]).unwrap();
+            stream.write_all(b"OK 1\n").unwrap();
+            greet(&stream).unwrap();
+        }
+    });
+    call_since(&paths, LONG, VERSION).unwrap();
+    let error = call_since(&paths, LONG, VERSION + 1).unwrap_err();
+    device.join().unwrap();
+    assert_eq!(error.kind, ErrorKind::Refused);
+    assert!(
+        error.to_string().contains("is of an older nvvmm"),
+        "{error}"
+    );
 }
 
 #[test]

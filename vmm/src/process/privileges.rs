@@ -8,7 +8,9 @@
 use std::path::PathBuf;
 use std::{ffi::OsString, os::unix::ffi::OsStringExt};
 
-use nvvmm_process::image::{Credentials, Image, Mapped, What};
+use nvvmm_process::image::{
+    Credentials, HeldKind, Image, Mapped, OpenFile, SocketState, Special, What,
+};
 
 /// Devices that any process can open, and that have no state.
 const HARMLESS_DEVICES: [&[u8]; 5] = [
@@ -32,6 +34,9 @@ pub fn first_privilege(image: &[u8]) -> Result<Option<String>, nvvmm_process::Er
         Some(format!("process {} of it would have {what}", process.pid))
     });
     let found = found.or_else(|| pair_of_root(&image));
+    let found = found.or_else(|| held_as_root(&image));
+    let found = found.or_else(|| image.files.iter().find_map(socket_of_root));
+    let found = found.or_else(|| root_directory(&image));
     Ok(found.or_else(|| file_opened_as_root(&image)))
 }
 
@@ -44,19 +49,78 @@ fn pair_of_root(image: &Image) -> Option<String> {
     })
 }
 
-/// The first file that the agent would open for the processes, and that they might not be able to
-/// open themselves. Files that are mapped privately must be those of the capture, to their length
-/// and time, and cannot be written: an ordinary program has its libraries so.
+/// Memory and files whose content is in the image: what the agent makes of them as root, and an
+/// ordinary user could not make.
+fn held_as_root(image: &Image) -> Option<String> {
+    const SET_ID: u32 = 0o6000;
+    image.held.iter().find_map(|file| match &file.kind {
+        _ if file.mode & SET_ID != 0 => {
+            Some("a file of it would run as another user (set-user-ID)".to_owned())
+        }
+        HeldKind::Deleted { directory } => Some(format!(
+            "a file of it would be made in {}, by the agent as root",
+            String::from_utf8_lossy(directory)
+        )),
+        HeldKind::Segment { id, .. } => Some(format!(
+            "the segment {id} of System V memory would be made or taken by the agent as root"
+        )),
+        HeldKind::Anonymous | HeldKind::Memory { .. } => None,
+    })
+}
+
+/// A socket that an ordinary user could not make: the agent makes it as root.
+fn socket_of_root(file: &OpenFile) -> Option<String> {
+    const FIRST_PORT: u16 = 1024;
+    let What::Socket(socket) = &file.what else {
+        return None;
+    };
+    if let Some(path) = socket.path() {
+        return Some(format!(
+            "a socket of it would be made at {}, by the agent as root",
+            path.display()
+        ));
+    }
+    let port = socket.port().filter(|port| (1..FIRST_PORT).contains(port));
+    if let Some(port) = port {
+        return Some(format!("a socket of it would have the port {port}"));
+    }
+    let of_root = matches!(socket.state, SocketState::Listening { listener: (_, user, group), .. }
+        if socket.is_unix() && (user == 0 || group == 0));
+    if of_root {
+        return Some("a socket of it would say that root listens".to_owned());
+    }
+    let is_special = socket.needs_privileges() || !socket.groups.is_empty();
+    is_special.then(|| "a socket of it would have options that only root can set".to_owned())
+}
+
+/// A root directory that a process could not choose for itself.
+fn root_directory(image: &Image) -> Option<String> {
+    let mut confined = image.confined.iter();
+    let other = confined.find(|confined| confined.root != b"/")?;
+    Some(format!(
+        "a process of it would have the root directory {}",
+        String::from_utf8_lossy(&other.root)
+    ))
+}
+
+/// The first file that the agent would open or watch for the processes, and that they might not be
+/// able to open themselves. Files that are mapped privately must be those of the capture, to their
+/// length and time, and cannot be written: an ordinary program has its libraries so.
 fn file_opened_as_root(image: &Image) -> Option<String> {
     let open = image.files.iter().find_map(|file| match &file.what {
         What::File { path, .. } => Some(path),
         What::NamedPipe { path, .. } => Some(path),
         What::Device { path, .. } => (!HARMLESS_DEVICES.contains(&&path[..])).then_some(path),
+        What::Special(Special::Watches(watches)) => {
+            watches.watches.first().map(|watch| &watch.path)
+        }
         What::PipeEnd { .. }
         | What::Stdio { .. }
         | What::Special(_)
         | What::PollSet { .. }
         | What::SocketEnd { .. }
+        | What::Socket(_)
+        | What::Held { .. }
         | What::ProcessFile { .. } => None,
     });
     let mut processes = image.processes.iter();

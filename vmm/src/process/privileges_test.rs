@@ -1,5 +1,6 @@
 use nvvmm_process::image::{
-    MappedFile, Mapping, OpenFile, Process, SignalAction, SocketPair, Thread,
+    Confined, HeldFile, MappedFile, Mapping, OpenFile, Process, SignalAction, Socket, SocketOption,
+    SocketPair, Thread, Watch, Watches,
 };
 
 use super::*;
@@ -95,6 +96,15 @@ fn files_that_the_agent_would_open_as_root_are_found() {
     };
     assert!(device(b"/dev/vda").is_some());
     assert_eq!(device(b"/dev/urandom"), None);
+    let watches = Watches {
+        watches: vec![Watch {
+            number: 1,
+            mask: 2,
+            path: b"/root/.ssh".into(),
+        }],
+    };
+    let watched = opened(What::Special(Special::Watches(watches)));
+    assert!(watched.unwrap().contains("/root/.ssh"));
     let stdio = What::Stdio {
         stream: 1,
         terminal: None,
@@ -142,6 +152,99 @@ fn a_pair_of_sockets_that_root_made_is_a_privilege() {
     for found in [made_by(0, 1000), made_by(1000, 0)] {
         assert!(found.unwrap().contains("that root has made it"));
     }
+}
+
+#[test]
+fn files_that_the_agent_would_make_as_root_are_found() {
+    let held = |kind, mode| {
+        let mut image = ordinary();
+        image.held.push(HeldFile {
+            kind,
+            mode,
+            ..HeldFile::default()
+        });
+        first_privilege(&image.encode().unwrap()).unwrap()
+    };
+    let memory = || HeldKind::Memory {
+        name: b"a".to_vec(),
+        seals: 0,
+    };
+    assert_eq!(held(HeldKind::Anonymous, 0o777), None);
+    assert_eq!(held(memory(), 0o777), None);
+    assert!(held(memory(), 0o4755).unwrap().contains("as another user"));
+    let directory = b"/etc/cron.d".to_vec();
+    let deleted = held(HeldKind::Deleted { directory }, 0o600).unwrap();
+    assert!(deleted.contains("made in /etc/cron.d"), "{deleted}");
+    let segment = HeldKind::Segment {
+        id: 3,
+        key: 0,
+        removed: true,
+    };
+    assert!(held(segment, 0o600).unwrap().contains("the segment 3"));
+}
+
+#[test]
+fn sockets_that_the_agent_would_make_as_root_are_found() {
+    let made = |socket: Socket| {
+        let mut image = ordinary();
+        image.files.push(OpenFile {
+            what: What::Socket(Box::new(socket)),
+            flags: 0,
+            offset: 0,
+        });
+        first_privilege(&image.encode().unwrap()).unwrap()
+    };
+    // AF_INET, SOCK_STREAM, TCP; then AF_UNIX.
+    let internet = |port: u16| Socket {
+        family: 2,
+        kind: 1,
+        protocol: 6,
+        address: [&[2, 0][..], &port.to_be_bytes(), &[0; 12]].concat(),
+        ..Socket::default()
+    };
+    let unix = |name: &[u8], user| Socket {
+        family: 1,
+        kind: 1,
+        address: [&[1, 0][..], name].concat(),
+        state: SocketState::Listening {
+            backlog: 5,
+            listener: (70, user, 1000),
+        },
+        ..Socket::default()
+    };
+    assert_eq!(made(internet(8080)), None);
+    assert_eq!(made(unix(b"\0name", 1000)), None);
+    assert!(made(internet(80)).unwrap().contains("the port 80"));
+    assert!(
+        made(unix(b"/run/a", 1000))
+            .unwrap()
+            .contains("made at /run/a")
+    );
+    assert!(made(unix(b"\0name", 0)).unwrap().contains("root listens"));
+    let mut marked = internet(8080);
+    marked.options.push(SocketOption {
+        level: 1,
+        option: 36,
+        value: vec![1, 0, 0, 0],
+    });
+    let mut member = internet(8080);
+    member.groups = vec![3];
+    assert!(made(member).unwrap().contains("options that only root"));
+    assert!(made(marked).unwrap().contains("options that only root"));
+}
+
+#[test]
+fn another_root_directory_is_a_privilege() {
+    let mut image = ordinary();
+    let confined = |root: &[u8]| Confined {
+        root: root.to_vec(),
+        ..Confined::default()
+    };
+    image.confined = vec![confined(b"/"), confined(b"/srv")];
+    let found = first_privilege(&image.encode().unwrap()).unwrap().unwrap();
+    assert!(found.contains("the root directory /srv"), "{found}");
+    image.confined[1] = confined(b"/");
+    assert_eq!(first_privilege(&image.encode().unwrap()).unwrap(), None);
 }
 
 #[test]

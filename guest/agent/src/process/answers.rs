@@ -1,6 +1,6 @@
 //! Answers to the host, and answers of the host, in a capture or restart.
 
-use nvvmm_process::Error;
+use nvvmm_process::{Error, Refusal};
 use nvvmm_protocol::{FailedBecause, ToAgent};
 
 use crate::stream::{Failure, Stream};
@@ -16,6 +16,15 @@ pub fn failure(error: &Error) -> Failure {
         _ => FailedBecause::Failed,
     };
     Failure::Said(because, shortened(&error.to_string()))
+}
+
+/// A line for each, as many as a message may have.
+pub fn lines_of(remarks: &[Refusal]) -> String {
+    let lines: Vec<String> = remarks
+        .iter()
+        .map(|remark| remark.to_string().replace('\n', "\\n"))
+        .collect();
+    shortened(&lines.join("\n"))
 }
 
 /// As many lines as a message may have, and how many more there were.

@@ -3,6 +3,7 @@
 
 mod answers;
 pub mod capture;
+pub mod check;
 mod exclusive;
 mod frames;
 mod protected;

@@ -6,7 +6,7 @@ use crate::error::{Error, Pid};
 use crate::freeze::FrozenProcess;
 use crate::image::{AltStack, ItimerValue, ProcessTimer, SignalAction};
 use crate::inject::{Memory, Remote};
-use crate::observe::{self, Listing, NamedTimer, Pagemap};
+use crate::observe::{self, Listing, NamedTimer, Pagemap, Pages};
 use crate::sys;
 
 const SIGNALS: u64 = 64;
@@ -99,7 +99,7 @@ fn locks_memory(pid: Pid, locked_before: u64, room: u64) -> Result<i32, Error> {
         return Ok(0);
     }
     let mut listing = Listing::default();
-    Pagemap::open(pid)?.list(room, room + PAGE_BYTES, &mut listing)?;
+    Pagemap::open(pid)?.list(room, room + PAGE_BYTES, Pages::Own, &mut listing)?;
     // With MCL_ONFAULT it is not there before it is used.
     Ok(match listing.pages() {
         0 => libc::MCL_FUTURE | MCL_ONFAULT,

@@ -3,22 +3,28 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::files::{self, Kind};
-use super::observed::{Observation, Observed, identity};
+use super::held;
+use super::observed::{Observation, Observed};
 use super::options::CaptureOptions;
+use super::outside::Outside;
 use super::relations;
+use crate::arch::PAGE_BYTES;
 use crate::error::{Error, Pid, ProcessPart, Refusal};
 use crate::freeze::FrozenThread;
-use crate::observe::{self, Descriptor, Listing, Mapping, Pagemap, Status};
+use crate::image::{HeldKind, SocketState};
+use crate::observe::{self, Descriptor, Listing, Mapping, Pagemap, Pages, Status, identity};
 use crate::sys::{self, FileTable};
 
 /// Processes that could be captured.
 #[derive(Debug)]
 pub struct Checked {
-    processes: Vec<Observed>,
+    observed: Observation,
+    options: CaptureOptions,
     /// One of them waits for a child that starts a program (vfork(2)), and has its memory so long.
     is_starting: bool,
 }
@@ -28,27 +34,67 @@ impl Checked {
     /// many, for each run. The processes run, so this is out of date when it is there.
     pub fn frames(&self) -> Result<Vec<(u64, u64)>, Error> {
         let mut listing = Listing::default();
-        for process in &self.processes {
-            let mut pagemap = Pagemap::open(process.pid)?;
+        let mut pagemap = Pagemap::open(self.observed.processes[0].pid)?;
+        for process in &self.observed.processes {
+            pagemap.go_on_with(process.pid)?;
             let own = process.mappings.iter();
             for mapping in own.filter(|mapping| !mapping.shared && !mapping.is_vdso()) {
-                let (start, end) = (mapping.start, mapping.end);
-                if files::is_of_window(mapping) {
-                    // Pages that it did not write are in an image already.
-                    pagemap.list_written_of_window(start, end, &mut listing)?;
-                } else {
-                    pagemap.list(start, end, &mut listing)?;
-                }
+                // Pages of a window that it did not write are in an image already.
+                let pages = match files::is_of_window(mapping) {
+                    true => Pages::WrittenOfWindow,
+                    false => Pages::Own,
+                };
+                pagemap.list(mapping.start, mapping.end, pages, &mut listing)?;
             }
         }
-        Ok(listing
-            .runs
-            .iter()
-            .map(|run| (run.frame, run.pages))
-            .collect())
+        let runs = listing.runs.iter();
+        let mut frames: Vec<_> = runs.map(|run| (run.frame, run.pages)).collect();
+        // Forked processes have frames in common.
+        frames.sort_unstable();
+        frames.dedup();
+        Ok(frames)
+    }
+
+    /// Number of processes, and of their threads.
+    pub fn counts(&self) -> (usize, usize) {
+        let processes = self.observed.processes.iter();
+        let threads = processes.map(|process| process.threads.len()).sum();
+        (self.observed.processes.len(), threads)
+    }
+
+    /// Differences that a restart would make, each with its place.
+    pub fn remarks(&self) -> Vec<Refusal> {
+        let mut remarks = Vec::new();
+        for process in &self.observed.processes {
+            for descriptor in &process.descriptors {
+                let remark = self.remark(process.pid, descriptor);
+                let part = ProcessPart::Descriptor(descriptor.fd);
+                remarks.extend(remark.map(|remark| process.refuse(part, remark)));
+            }
+        }
+        remarks
+    }
+
+    fn remark(&self, pid: Pid, descriptor: &Descriptor) -> Option<String> {
+        let outside = &self.observed.outside;
+        match files::kind(pid, descriptor, self.options, outside).ok()? {
+            Kind::Stdio => Some(format!(
+                "leads outside ({}): the restart gives it another one",
+                descriptor.name.display()
+            )),
+            Kind::Socket => {
+                let state = files::socket(pid, descriptor, outside).ok()?.state;
+                let shown = observe::socket(pid, descriptor.inode).unwrap_or_default();
+                (state == SocketState::Reset)
+                    .then(|| format!("is a connection ({shown}): it comes back reset"))
+            }
+            _ => None,
+        }
     }
 }
 
+/// The mode in which a thread may read, write and end only.
+const SECCOMP_STRICT: u32 = 1;
 /// In the status of a process that ended by a signal: it left a core dump.
 const CORE_DUMPED: i32 = 0x80;
 /// Looks at processes that run, until what is refused in all of them is known.
@@ -120,7 +166,8 @@ fn look(pid: Pid, options: CaptureOptions) -> Result<(Checked, Vec<Refusal>), Er
     }
     let checked = Checked {
         is_starting: observed.has_vfork(),
-        processes: observed.processes,
+        observed,
+        options,
     };
     Ok((checked, refusals))
 }
@@ -137,7 +184,7 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
             thread(process, *tid, status, &mut refusals);
         }
         for mapping in process.mappings.iter().filter(|mapping| !mapping.is_vdso()) {
-            if let Some(reason) = mapping_refusal(process, mapping) {
+            if let Some(reason) = mapping_refusal(process, mapping, &observed.outside) {
                 refusals.push(process.refuse(ProcessPart::Address(mapping.start), reason));
             }
         }
@@ -148,8 +195,18 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
                     "is a descriptor for process {}, which is not captured with it",
                     observe::named(other)
                 ),
+                Ok(Kind::Socket) if process.has_other_root() => {
+                    match files::socket(process.pid, descriptor, &observed.outside) {
+                        Ok(socket) if socket.path().is_some() => {
+                            "is a socket at a path in another root directory".into()
+                        }
+                        _ => continue,
+                    }
+                }
                 Ok(_) => continue,
-                Err(_) if descriptor.kind() == libc::S_IFSOCK => socket(process.pid, descriptor),
+                Err(reason) if descriptor.kind() == libc::S_IFSOCK => {
+                    socket(process.pid, descriptor, &reason)
+                }
                 Err(reason) => reason,
             };
             refusals.push(process.refuse(ProcessPart::Descriptor(descriptor.fd), reason));
@@ -159,10 +216,11 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
 }
 
 /// The refusal of a socket, with its address.
-fn socket(pid: Pid, descriptor: &Descriptor) -> String {
+fn socket(pid: Pid, descriptor: &Descriptor, reason: &str) -> String {
     let known = observe::socket(pid, descriptor.inode);
     let shown = known.unwrap_or_else(|| descriptor.name.display().to_string());
-    format!("is a socket ({shown})")
+    let rest = reason.strip_prefix("is a socket").unwrap_or_default();
+    format!("is a socket ({shown}){rest}")
 }
 
 impl FrozenThread {
@@ -199,8 +257,8 @@ fn whole_process(process: &Observed, refusals: &mut Vec<Refusal>) {
             refuse(format!("is in another namespace ({name})"));
         }
     }
-    if link(&pid, "root") != link("self", "root") {
-        refuse("has another root directory".into());
+    if identity(Path::new(&format!("/proc/{pid}/root"))) != identity(&process.root) {
+        refuse("has a root directory that was deleted".into());
     }
     let directory = link(&pid, "cwd").unwrap_or_default();
     if identity(Path::new(&format!("/proc/{pid}/cwd"))) != identity(&directory) {
@@ -264,8 +322,8 @@ fn thread(process: &Observed, tid: Pid, status: &Status, refusals: &mut Vec<Refu
         'Z' | 'X' => refuse("has ended, but other threads of its process have not"),
         _ => {}
     }
-    if status.seccomp != 0 {
-        refuse("is confined by seccomp");
+    if status.seccomp == SECCOMP_STRICT {
+        refuse("is confined by seccomp (SECCOMP_SET_MODE_STRICT)");
     }
     if status.is_flusher {
         refuse("writes back to disks for others (PR_SET_IO_FLUSHER)");
@@ -290,12 +348,8 @@ fn thread(process: &Observed, tid: Pid, status: &Status, refusals: &mut Vec<Refu
 }
 
 /// The kinds of memory that are named by the kernel, and what they are.
-const NAMED: [(&str, &str); 6] = [
-    ("/SYSV", "is System V shared memory"),
-    ("/memfd:", "is a memfd"),
+const NAMED: [(&str, &str); 2] = [
     ("/[aio]", "is a ring of asynchronous I/O (io_setup)"),
-    ("/dev/zero (deleted)", "is shared anonymous memory"),
-    ("[anon_shmem:", "is shared anonymous memory"),
     ("socket:", "is memory of a socket"),
 ];
 
@@ -310,7 +364,7 @@ const FLAGS: [(&[u8; 2], &str); 7] = [
     (b"sl", "is sealed (mseal)"),
 ];
 
-fn mapping_refusal(process: &Observed, mapping: &Mapping) -> Option<String> {
+fn mapping_refusal(process: &Observed, mapping: &Mapping, outside: &Outside) -> Option<String> {
     let name = mapping.name.to_string_lossy();
     let by_name = NAMED
         .iter()
@@ -331,7 +385,7 @@ fn mapping_refusal(process: &Observed, mapping: &Mapping) -> Option<String> {
     if mapping.protection_key != 0 {
         return Some("has a protection key".into());
     }
-    if mapping.inode == 0 {
+    if !mapping.is_of_file() {
         let known = name.is_empty()
             || name == "[heap]"
             || name.starts_with("[stack")
@@ -342,9 +396,26 @@ fn mapping_refusal(process: &Observed, mapping: &Mapping) -> Option<String> {
     if files::is_of_window(mapping) {
         return None;
     }
-    files::mapped_file(&files::map_link(process.pid, mapping), &mapping.name)
-        .err()
-        .map(|reason| format!("is of a file {reason}"))
+    let link = files::map_link(process.pid, mapping);
+    let reason = files::mapped_file(&link, &mapping.name).err()?;
+    let id = identity(&link).unwrap_or_default();
+    match files::held(&link, id, outside) {
+        Ok(true) => part_of_segment(&link, mapping),
+        Ok(false) => Some(format!("is of a file {reason}")),
+        Err(reason) => Some(reason),
+    }
+}
+
+/// Refuses a part of a segment of System V shared memory: shmat(2) maps all of it.
+fn part_of_segment(link: &Path, mapping: &Mapping) -> Option<String> {
+    let Ok(Some(HeldKind::Segment { .. })) = held::kind(link) else {
+        return None;
+    };
+    let size_bytes = std::fs::metadata(link).map_or(0, |found| found.size());
+    let is_whole = mapping.offset == 0
+        && mapping.size_bytes() == size_bytes.next_multiple_of(PAGE_BYTES)
+        && mapping.shared;
+    (!is_whole).then(|| "is a part of a segment of System V shared memory".into())
 }
 
 /// Reads the class of an ELF file: 1 is 32 bits, 2 is 64 bits.

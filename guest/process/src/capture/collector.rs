@@ -4,18 +4,20 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, open, tee};
 use nix::sys::stat::Mode;
 use nix::unistd::pipe;
 
 use super::files::{self, Kind, borrow};
+use super::held::HeldFiles;
 use super::observed::Observed;
 use super::options::CaptureOptions;
 use super::outside::Outside;
 use super::{attached, poll_sets};
 use crate::error::{Error, Pid, ProcessPart, failed};
-use crate::image::{Attached, OpenFile, Pipe, ProcessDescriptor, RecordLock, What};
+use crate::image::{Attached, Connection, OpenFile, Pipe, ProcessDescriptor, RecordLock, What};
 use crate::observe::{self, Descriptor, LockKind, PipeId};
 use crate::special::{SocketEnd, SocketPair, Special, SpecialKind};
 use crate::sys;
@@ -33,15 +35,19 @@ pub struct Collector<'a> {
     pipes: HashMap<PipeId, u32>,
     /// Pairs of sockets, by the inode numbers of their ends.
     pairs: Vec<[u64; 2]>,
+    /// Files whose content goes into the image; mappings have some of them, too.
+    pub held: HeldFiles,
 }
 
 /// The open files of an image.
 #[derive(Debug)]
 pub struct Collected {
+    pub held: HeldFiles,
     pub files: Vec<OpenFile>,
     pub pipes: Vec<Pipe>,
     pub attached: Vec<Attached>,
     pub pairs: Vec<SocketPair>,
+    pub connections: Vec<Connection>,
 }
 
 impl<'a> Collector<'a> {
@@ -54,6 +60,7 @@ impl<'a> Collector<'a> {
             numbers: HashMap::new(),
             pipes: HashMap::new(),
             pairs: Vec::new(),
+            held: HeldFiles::default(),
         }
     }
 
@@ -129,6 +136,12 @@ impl<'a> Collector<'a> {
             Ok(Kind::Special(kind)) => special(pid, open, kind)?,
             Ok(Kind::ProcessFile(pid)) => What::ProcessFile { pid },
             Ok(Kind::SocketEnd(inode)) => self.socket_end(inode)?,
+            Ok(Kind::Socket) => {
+                let read = files::socket(pid, open, self.outside);
+                let changed = |_| Error::BadImage("a socket changed while its process stood still");
+                What::Socket(Box::new(read.map_err(changed)?))
+            }
+            Ok(Kind::Held) => self.held(pid, open)?,
             Ok(Kind::Stdio) => stdio(pid, open.fd)?,
             // Such a descriptor was refused before, and cannot have changed since.
             Err(_) => {
@@ -151,6 +164,13 @@ impl<'a> Collector<'a> {
         *self.pipes.entry(pipe).or_insert(next)
     }
 
+    fn held(&mut self, pid: Pid, open: &Descriptor) -> Result<What, Error> {
+        let link = PathBuf::from(format!("/proc/{pid}/fd/{}", open.fd));
+        let changed = || Error::BadImage("a file changed while its process stood still");
+        let held = self.held.index(&link)?.ok_or_else(changed)?;
+        Ok(What::Held { held })
+    }
+
     /// An end of a pair; its pair is numbered by the end that is met first.
     fn socket_end(&mut self, inode: u64) -> Result<What, Error> {
         let gone = || Error::BadImage("a socket changed while its process stood still");
@@ -171,7 +191,11 @@ impl<'a> Collector<'a> {
     }
 
     /// The pairs of sockets with what is in them.
-    fn socket_pairs(&self, processes: &[Observed]) -> Result<Vec<SocketPair>, Error> {
+    fn socket_pairs(
+        &self,
+        processes: &[Observed],
+    ) -> Result<(Vec<SocketPair>, Vec<Connection>), Error> {
+        let mut connections: Vec<Connection> = Vec::new();
         let mut pairs = vec![SocketPair::default(); self.pairs.len()];
         let mut refusals = Vec::new();
         for (file, (owner, open)) in self.files.iter().zip(&self.owners) {
@@ -180,7 +204,7 @@ impl<'a> Collector<'a> {
             };
             let copy = borrow(*owner, open.fd)?;
             let inode = self.pairs[pair as usize][usize::from(second)];
-            let known = self.outside.pair_end(inode).copied().unwrap_or_default();
+            let known = self.outside.pair_end(inode).cloned().unwrap_or_default();
             let doing = || {
                 failed(format!(
                     "read the state of fd {} of process {owner}",
@@ -196,12 +220,22 @@ impl<'a> Collector<'a> {
                     refusals.extend(process.map(|process| process.refuse(part, reason)));
                 }
             }
-            let maker = sys::maker(copy.as_fd()).map_err(doing())?;
             pairs[pair as usize].kind = known.kind;
+            if !known.name.is_empty() {
+                connections.push(Connection {
+                    pair,
+                    second,
+                    address: sys::address(copy.as_fd()).map_err(doing())?,
+                });
+            } else if connections.iter().any(|known| known.pair == pair) {
+                continue;
+            }
+            // An end that was accepted tells who has connected, the other one who listens.
+            let maker = sys::maker(copy.as_fd()).map_err(doing())?;
             pairs[pair as usize].maker = (maker.pid, maker.user, maker.group);
         }
         match refusals.is_empty() {
-            true => Ok(pairs),
+            true => Ok((pairs, connections)),
             false => Err(Error::Refused(refusals)),
         }
     }
@@ -209,7 +243,7 @@ impl<'a> Collector<'a> {
     /// The files of these processes, with what is in pipes and poll sets.
     pub fn finish(mut self, processes: &[Observed]) -> Result<Collected, Error> {
         let pipes = self.contents()?;
-        let pairs = self.socket_pairs(processes)?;
+        let (pairs, connections) = self.socket_pairs(processes)?;
         let sets = poll_sets::entries(&self.files, &self.owners, &self.numbers, processes)?;
         for (set, found) in sets {
             self.files[set].what = What::PollSet { entries: found };
@@ -222,10 +256,12 @@ impl<'a> Collector<'a> {
         }
         attached::refuse_others(&all, &self.owners, processes)?;
         Ok(Collected {
+            held: self.held,
             files: self.files,
             pipes,
             attached: all,
             pairs,
+            connections,
         })
     }
 

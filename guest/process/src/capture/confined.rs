@@ -5,12 +5,14 @@
 //! asked to look.
 
 use std::collections::HashMap;
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::asked::Answers;
 use super::observed::Observed;
 use crate::error::{Error, Pid, ProcessPart, failed};
 use crate::freeze::FrozenProcess;
+use crate::image::Filter;
 use crate::observe::{self, Ids};
 use crate::sys::{self, Waited};
 
@@ -73,6 +75,61 @@ pub fn refuse_dispatched(frozen: &FrozenProcess, observed: &Observed) -> Result<
         true => Ok(()),
         false => Err(Error::Refused(refusals)),
     }
+}
+
+/// Reads the filters of system calls of a process. All its threads have the same, or it is refused.
+pub fn filters(frozen: &FrozenProcess, observed: &Observed) -> Result<Vec<Filter>, Error> {
+    let mut found: Option<Vec<Filter>> = None;
+    let threads = frozen.threads.iter().zip(&observed.threads);
+    for (thread, (_, status)) in threads {
+        let refuse = |reason: &str| {
+            let refusal = observed.refuse(ProcessPart::Thread(thread.tid), reason);
+            Err(Error::Refused(vec![refusal]))
+        };
+        let own = match status.seccomp {
+            0 => Vec::new(),
+            _ => match filters_of(thread.tid) {
+                Ok(own) => own,
+                Err(_) => return refuse("has filters of system calls that cannot be read here"),
+            },
+        };
+        if own.iter().any(asks_another) {
+            return refuse("has a filter of system calls that asks another process");
+        }
+        match &found {
+            Some(first) if *first != own => {
+                return refuse("has other filters of system calls (seccomp) than its process");
+            }
+            _ => found = Some(own),
+        }
+    }
+    Ok(found.unwrap_or_default())
+}
+
+fn filters_of(tid: Pid) -> io::Result<Vec<Filter>> {
+    const LOGS: u64 = 2;
+    let numbers = 0..;
+    let read = numbers.map(|number| sys::filter(tid, number).transpose());
+    let read = read.map_while(|read| read);
+    let filter = |(program, flags)| Filter {
+        program,
+        logs: flags & LOGS != 0,
+    };
+    read.map(|read| read.map(filter)).collect()
+}
+
+/// True if a program can answer SECCOMP_RET_USER_NOTIF.
+fn asks_another(filter: &Filter) -> bool {
+    const RETURN_VALUE: u16 = 6;
+    const USER_NOTIF: u32 = 0x7fc0_0000;
+    const ACTION: u32 = 0xffff_0000;
+    // struct sock_filter: code, two jumps, value.
+    let mut instructions = filter.program.chunks_exact(8);
+    instructions.any(|bytes| {
+        let code = u16::from_ne_bytes([bytes[0], bytes[1]]);
+        let value = u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+        code == RETURN_VALUE && value & ACTION == USER_NOTIF
+    })
 }
 
 /// Refuses what only the process itself could tell, and what an image does not hold.

@@ -5,14 +5,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::observed::identity;
+use super::held;
 use super::options::CaptureOptions;
 use super::outside::{Outside, special_kind};
 use crate::error::{Error, Pid, failed};
-use crate::image::MappedFile;
-use crate::observe::{self, Descriptor, LockKind, Mapping, PipeId};
+use crate::image::{MappedFile, Socket};
+use crate::observe::{self, Descriptor, FileId, LockKind, Mapping, PipeId, identity};
 use crate::pages::WINDOWS;
-use crate::special::SpecialKind;
+use crate::special::{SpecialKind, Watches};
 use crate::sys;
 
 /// The device numbers of those without a state: null, zero, full, random, urandom.
@@ -83,6 +83,10 @@ pub enum Kind {
     Pipe(PipeId),
     NamedPipe(PipeId),
     Special(SpecialKind),
+    /// A file whose content goes into the image.
+    Held,
+    /// Another socket.
+    Socket,
     /// A socket of a pair, by inode number.
     SocketEnd(u64),
     /// A descriptor for this process.
@@ -106,12 +110,24 @@ fn inherent(pid: Pid, open: &Descriptor, outside: &Outside) -> Result<Kind, Stri
                 kind.word(),
                 observe::named(holder)
             )),
+            None if kind == SpecialKind::Watches => {
+                watches(pid, open).map(|()| Kind::Special(kind))
+            }
             None => Ok(Kind::Special(kind)),
         };
     }
     let socket = open.socket();
     if let Some(end) = socket.and_then(|inode| outside.pair_end(inode)) {
         return Ok(Kind::SocketEnd(end.inode));
+    }
+    if let Some(inode) = socket {
+        return match outside.holder_of_socket(inode) {
+            Some(holder) => Err(format!(
+                "is a socket that process {} has open, too",
+                observe::named(holder)
+            )),
+            None => self::socket(pid, open, outside).map(|_| Kind::Socket),
+        };
     }
     if let Some(process) = open.process() {
         return match process {
@@ -126,16 +142,50 @@ fn inherent(pid: Pid, open: &Descriptor, outside: &Outside) -> Result<Kind, Stri
             Err(format!("is a file of /proc ({shown})"))
         }
         libc::S_IFREG | libc::S_IFDIR if by_path() => Ok(Kind::File),
-        libc::S_IFREG if open.name.as_os_str().as_bytes().starts_with(b"/memfd:") => {
-            Err("is a memfd".into())
+        libc::S_IFREG => {
+            let link = PathBuf::from(format!("/proc/{pid}/fd/{}", open.fd));
+            match held(&link, (open.device, open.inode), outside)? {
+                true => Ok(Kind::Held),
+                false => Err(format!("is a file that was deleted or replaced ({shown})")),
+            }
         }
-        libc::S_IFREG | libc::S_IFDIR => {
-            Err(format!("is a file that was deleted or replaced ({shown})"))
-        }
+        libc::S_IFDIR => Err(format!("is a file that was deleted or replaced ({shown})")),
         libc::S_IFCHR if STATELESS.contains(&open.special_device) && by_path() => Ok(Kind::Device),
         libc::S_IFCHR | libc::S_IFBLK => Err(format!("is a device ({shown})")),
-        libc::S_IFSOCK => Err(format!("is a socket ({shown})")),
         _ => Err(format!("is {shown}")),
+    }
+}
+
+/// Refuses an inotify whose watches cannot be kept.
+fn watches(pid: Pid, open: &Descriptor) -> Result<(), String> {
+    let copy = borrow(pid, open.fd).map_err(|error| format!("is an inotify: {error}"))?;
+    let read = Watches::read(copy.as_fd());
+    let read = read.map_err(|error| format!("is an inotify that cannot be read: {error}"))?;
+    read.map(drop)
+}
+
+/// The state of a socket that is not of a pair, or the reason why it cannot be captured.
+pub fn socket(pid: Pid, open: &Descriptor, outside: &Outside) -> Result<Socket, String> {
+    let unix = open.socket().and_then(|inode| outside.unix_socket(inode));
+    let copy = borrow(pid, open.fd).map_err(|error| format!("is a socket: {error}"))?;
+    let read = Socket::read(copy.as_fd(), unix);
+    let read = read.map_err(|error| format!("is a socket that cannot be read: {error}"))?;
+    read.map_err(|reason| format!("is a socket {reason}"))
+}
+
+/// True if a link of /proc leads to a file whose content goes into the image. The error is the end
+/// of a sentence about it.
+pub fn held(link: &Path, id: FileId, outside: &Outside) -> Result<bool, String> {
+    let Some(kind) = held::kind(link).map_err(|reason| format!("is a file {reason}"))? else {
+        return Ok(false);
+    };
+    match outside.holder_of_gone(id) {
+        Some(holder) => Err(format!(
+            "is {} that process {} has, too",
+            held::word(&kind),
+            observe::named(holder)
+        )),
+        None => Ok(true),
     }
 }
 

@@ -1,75 +1,140 @@
-//! Finds the pages that a process has of its own, and the frames that they are in now.
+//! Finds the pages that processes have of their own, and the frames that they are in now.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
+use super::ranges::Ranges;
 use crate::arch::PAGE_BYTES;
-use crate::error::{Error, failed};
-use crate::image::{Mapped, Mapping, PageRun, Process};
+use crate::error::{Error, Pid, failed};
+use crate::image::{Mapping, PageRun, Process};
 use crate::inject::Memory;
-use crate::observe::{FrameRun, Listing, Pagemap};
+use crate::observe::{FrameRun, Listing, Pagemap, Pages};
 use crate::pages::{PageSink, Taken};
 
 /// The most listings of pages before the capture gives up.
 const ROUNDS_MAX: u32 = 64;
 
-/// Hands a process's pages to the sink, each with a number of its own from `next` on, until none
-/// moved while it was handed over. Says how often they were listed. The mappings that begin at
-/// `of_windows` are of a window: what was not written of them is in its frames.
-pub fn take(
-    process: &mut Process,
-    of_windows: &HashSet<u64>,
-    next: &mut u64,
-    sink: &mut dyn PageSink,
-) -> Result<u32, Error> {
-    let memory = Memory::open(process.pid)?;
-    let mut pagemap = Pagemap::open(process.pid)?;
-    let mut numbers = Numbers {
-        next: *next,
-        known: BTreeMap::new(),
-    };
-    let mut last = Listing::default();
-    for round in 1..=ROUNDS_MAX {
-        let now = list(process, of_windows, &mut pagemap)?;
-        if now == last && now.absent.is_empty() {
-            *next = numbers.next;
-            set_pages(process, &numbers, &now);
-            return Ok(round);
-        }
-        // Reading is enough to bring a page back. Writing would give it a frame that it does not
-        // need.
-        for address in &now.absent {
-            memory.read(*address, &mut [0])?;
-        }
-        let moved = difference(&last.runs, &now.runs);
-        let taken: Vec<Taken> = moved.iter().flat_map(|run| numbers.number(run)).collect();
-        if !taken.is_empty() {
-            sink.take(process.pid, &taken)
-                .map_err(failed(format!("take pages of process {}", process.pid)))?;
-        }
-        last = now;
-    }
-    Err(Error::Unstable {
-        pid: process.pid,
-        rounds: ROUNDS_MAX,
-    })
+/// A process whose pages are taken, or a part of its memory.
+#[derive(Debug)]
+pub struct Owner {
+    pid: Pid,
+    /// Start, end, and the pages that are taken in between.
+    areas: Vec<(u64, u64, Pages)>,
+    last: Listing,
+    /// The image's number of each page, by address in pages.
+    numbers: Ranges,
 }
 
-fn list(
-    process: &Process,
-    of_windows: &HashSet<u64>,
-    pagemap: &mut Pagemap,
-) -> Result<Listing, Error> {
-    let mut listing = Listing::default();
-    for mapping in &process.mappings {
-        // Shared memory belongs to its file. Memory that may be dropped is dropped.
-        let (start, end) = (mapping.start, mapping.end);
-        if of_windows.contains(&start) {
-            pagemap.list_of_window(start, end, &mut listing)?;
-        } else if matches!(mapping.what, Mapped::Anonymous | Mapped::PrivateFile { .. }) {
-            pagemap.list(start, end, &mut listing)?;
+impl Owner {
+    pub fn new(pid: Pid, areas: Vec<(u64, u64, Pages)>) -> Self {
+        Self {
+            pid,
+            areas,
+            last: Listing::default(),
+            numbers: Ranges::default(),
         }
     }
-    Ok(listing)
+
+    /// The pages of a process of its own. The mappings that begin at `of_windows` are of a window:
+    /// what was not written of them is in its frames.
+    pub fn of(process: &Process, of_windows: &HashSet<u64>) -> Self {
+        // Shared memory belongs to its file. Memory that may be dropped is dropped.
+        let mappings = process.mappings.iter();
+        let own = mappings.filter(|mapping| mapping.what.is_private());
+        let areas = own.map(|mapping| {
+            let pages = match of_windows.contains(&mapping.start) {
+                true => Pages::OfWindow,
+                false => Pages::Own,
+            };
+            (mapping.start, mapping.end, pages)
+        });
+        Self::new(process.pid, areas.collect())
+    }
+
+    /// The pages that were taken between two addresses.
+    pub fn pages(&self, start: u64, end: u64) -> Vec<PageRun> {
+        let found = self.numbers.within(start / PAGE_BYTES, end / PAGE_BYTES);
+        let run = |(page, pages, image_page)| PageRun {
+            address: page * PAGE_BYTES,
+            pages,
+            image_page,
+        };
+        found.map(run).collect()
+    }
+
+    /// Writes down for each mapping which pages of it the image has.
+    pub fn describe(&self, process: &mut Process) {
+        for mapping in &mut process.mappings {
+            mapping.pages = self.pages(mapping.start, mapping.end);
+            let guards = self.last.guards.iter();
+            let guards = guards.filter(|(start, pages)| {
+                *start < mapping.end && start + pages * PAGE_BYTES > mapping.start
+            });
+            mapping.guards = guards
+                .map(|(start, pages)| clip(mapping, *start, *pages))
+                .collect();
+        }
+    }
+
+    fn list(&self, pagemap: &mut Pagemap) -> Result<Listing, Error> {
+        pagemap.go_on_with(self.pid)?;
+        let mut listing = Listing::default();
+        for (start, end, pages) in &self.areas {
+            pagemap.list(*start, *end, *pages, &mut listing)?;
+        }
+        Ok(listing)
+    }
+
+    /// Has pages read that are not there. Writing would give them frames that they do not need.
+    fn bring_back(&self) -> Result<(), Error> {
+        if self.last.absent.is_empty() {
+            return Ok(());
+        }
+        let memory = Memory::open(self.pid)?;
+        let mut absent = self.last.absent.iter();
+        absent.try_for_each(|address| memory.read(*address, &mut [0]))
+    }
+}
+
+/// Hands pages of processes to the sink, until none moved while it was handed over. Memory that a
+/// fork shares is handed over once. Answers the number of pages of the image, and how often the
+/// pages were listed.
+///
+/// Pages of two processes that are in one frame have one number. Both were there before it was
+/// handed over and are there afterwards, so they were there at the same time.
+pub fn take(owners: &mut [Owner], sink: &mut dyn PageSink) -> Result<(u64, u32), Error> {
+    let mut numbering = Numbering {
+        next: 0,
+        shares: owners.len() > 1,
+        by_frame: Ranges::default(),
+    };
+    let mut pagemap = Pagemap::open(owners.first().map_or(0, |owner| owner.pid))?;
+    for round in 1..=ROUNDS_MAX {
+        let (mut moved, mut is_done) = (Vec::new(), true);
+        for owner in owners.iter_mut() {
+            let now = owner.list(&mut pagemap)?;
+            moved.push(difference(&owner.last.runs, &now.runs));
+            is_done &= now == owner.last && now.absent.is_empty();
+            owner.last = now;
+        }
+        if is_done {
+            return Ok((numbering.next, round));
+        }
+        numbering.by_frame = Ranges::default();
+        for (owner, moved) in owners.iter_mut().zip(moved) {
+            owner.bring_back()?;
+            let number = |run| numbering.number(run, &mut owner.numbers);
+            let taken: Vec<Taken> = moved.iter().flat_map(number).collect();
+            if !taken.is_empty() {
+                let pid = owner.pid;
+                sink.take(pid, &taken)
+                    .map_err(failed(format!("take pages of process {pid}")))?;
+            }
+        }
+    }
+    Err(Error::Unstable {
+        pid: owners.first().map_or(0, |owner| owner.pid),
+        rounds: ROUNDS_MAX,
+    })
 }
 
 /// The pages that are in other frames than before, or were not there.
@@ -107,109 +172,60 @@ fn difference(before: &[FrameRun], now: &[FrameRun]) -> Vec<FrameRun> {
     moved
 }
 
-/// The numbers that a process's pages have in the image.
+/// Gives pages their numbers in the image.
 #[derive(Debug)]
-struct Numbers {
+struct Numbering {
     next: u64,
-    /// By address: pages, the number of the first one.
-    known: BTreeMap<u64, (u64, u64)>,
+    /// There are several processes, whose pages may be in one frame.
+    shares: bool,
+    /// Numbers that were given in this round, by frame.
+    by_frame: Ranges,
 }
 
-impl Numbers {
-    /// Gives each page of the run the number that it has, or a new one.
-    fn number(&mut self, run: &FrameRun) -> Vec<Taken> {
+impl Numbering {
+    /// Gives each page of the run a number. Answers those that are to be handed over.
+    ///
+    /// A page of a single process that moved keeps its number. Among several processes it gets a
+    /// new one: what shared the number may not share the page.
+    fn number(&mut self, run: &FrameRun, numbers: &mut Ranges) -> Vec<Taken> {
         let mut taken = Vec::new();
-        let end = run.address + run.pages * PAGE_BYTES;
-        let mut address = run.address;
-        while address < end {
-            let before = self
-                .known
-                .range(..=address)
-                .next_back()
-                .map(|(start, (pages, number))| (*start, *pages, *number));
-            let inside = before.filter(|(start, pages, _)| address < start + pages * PAGE_BYTES);
-            let (stop, image_page) = match inside {
-                Some((start, pages, number)) => (
-                    start + pages * PAGE_BYTES,
-                    number + (address - start) / PAGE_BYTES,
-                ),
-                None => {
-                    let stop = self
-                        .known
-                        .range(address..)
-                        .next()
-                        .map_or(end, |(start, _)| *start)
-                        .min(end);
-                    (
-                        stop,
-                        self.add(address, (stop - address) / PAGE_BYTES, before),
-                    )
-                }
+        let mut done = 0;
+        while done < run.pages {
+            let (page, frame) = (run.address / PAGE_BYTES + done, run.frame + done);
+            let (found, length) = match self.shares {
+                true => self.by_frame.find(frame),
+                false => numbers.find(page),
             };
-            let pages = (stop.min(end) - address) / PAGE_BYTES;
-            let frame = run.frame + (address - run.address) / PAGE_BYTES;
-            taken.push(Taken {
-                address,
-                frame,
-                image_page,
-                pages,
-            });
-            address += pages * PAGE_BYTES;
+            let pages = length.min(run.pages - done);
+            let image_page = found.unwrap_or(self.next);
+            if found.is_none() {
+                self.next += pages;
+                if self.shares {
+                    self.by_frame.set(frame, pages, image_page);
+                }
+            }
+            if found.is_none() || self.shares {
+                numbers.set(page, pages, image_page);
+            }
+            if found.is_none() || !self.shares {
+                taken.push(Taken {
+                    address: page * PAGE_BYTES,
+                    frame,
+                    image_page,
+                    pages,
+                });
+            }
+            done += pages;
         }
         taken
     }
-
-    fn add(&mut self, address: u64, pages: u64, before: Option<(u64, u64, u64)>) -> u64 {
-        let number = self.next;
-        self.next += pages;
-        match before {
-            Some((start, count, first))
-                if start + count * PAGE_BYTES == address && first + count == number =>
-            {
-                self.known.insert(start, (count + pages, first));
-            }
-            _ => {
-                self.known.insert(address, (pages, number));
-            }
-        }
-        number
-    }
 }
 
-/// Writes down for each mapping which pages of it the image has.
-fn set_pages(process: &mut Process, numbers: &Numbers, listing: &Listing) {
-    for mapping in &mut process.mappings {
-        let runs = numbers.known.range(..mapping.end).rev();
-        let runs =
-            runs.take_while(|(start, (pages, _))| *start + pages * PAGE_BYTES > mapping.start);
-        mapping.pages = runs
-            .map(|(start, (pages, number))| {
-                let (address, pages, skipped) = clip(mapping, *start, *pages);
-                PageRun {
-                    address,
-                    pages,
-                    image_page: number + skipped,
-                }
-            })
-            .collect();
-        mapping.pages.reverse();
-        let guards = listing.guards.iter();
-        let guards = guards.filter(|(start, pages)| {
-            *start < mapping.end && start + pages * PAGE_BYTES > mapping.start
-        });
-        mapping.guards = guards
-            .map(|(start, pages)| clip(mapping, *start, *pages))
-            .map(|(start, pages, _)| (start, pages))
-            .collect();
-    }
-}
-
-/// The part of a run that is in the mapping: its address, its pages, and how many of the run come
-/// before.
-fn clip(mapping: &Mapping, start: u64, pages: u64) -> (u64, u64, u64) {
+/// The part of a run that is in the mapping: its address and its pages.
+fn clip(mapping: &Mapping, start: u64, pages: u64) -> (u64, u64) {
     let from = start.max(mapping.start);
     let to = (start + pages * PAGE_BYTES).min(mapping.end);
-    (from, (to - from) / PAGE_BYTES, (from - start) / PAGE_BYTES)
+    (from, (to - from) / PAGE_BYTES)
 }
 
 #[cfg(test)]

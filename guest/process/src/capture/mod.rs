@@ -6,6 +6,7 @@ mod check;
 mod collector;
 mod confined;
 mod files;
+mod held;
 mod keys;
 mod memory;
 mod observed;
@@ -13,8 +14,11 @@ mod options;
 mod outside;
 mod poll_sets;
 mod process;
+mod ranges;
 mod relations;
 mod settled;
+
+use std::collections::HashSet;
 
 pub use check::{Checked, check};
 pub use options::CaptureOptions;
@@ -28,7 +32,9 @@ use crate::observe::{self, EndedProcess};
 use crate::pages::PageSink;
 use collector::Collector;
 use confined::Witnesses;
-use observed::Observation;
+use held::HeldView;
+use memory::Owner;
+use observed::{Observation, Observed};
 
 /// The result of a capture.
 #[derive(Clone, Debug)]
@@ -76,7 +82,8 @@ impl Frozen {
             } else {
                 parent.map(|index| index as u32)
             };
-            let mut state = process::state(frozen, observed, parent, &mut witnesses)?;
+            let mut state =
+                process::state(frozen, observed, parent, &mut witnesses, &mut files.held)?;
             image.barriers.push(state.barriers);
             state.process.descriptors = files.descriptors(observed)?;
             state.settings.locks = files.locks(observed);
@@ -85,23 +92,34 @@ impl Frozen {
             image.ended.extend(ended);
             image.processes.push(state.process);
             image.settings.push(state.settings);
+            image.confined.push(state.confined);
         }
         drop(witnesses);
         let collected = files.finish(&observed.processes)?;
         (image.files, image.pipes) = (collected.files, collected.pipes);
         (image.attached, image.pairs) = (collected.attached, collected.pairs);
+        image.connections = collected.connections;
+        let views = collected.held.views()?;
         image.xfeatures = xfeatures(&image.processes[0].threads[0].xstate);
-        let mut rounds = 0;
-        for (process, observed) in image.processes.iter_mut().zip(&observed.processes) {
-            let of_windows = observed
-                .mappings
-                .iter()
-                .filter(|mapping| files::is_of_window(mapping));
-            let of_windows = of_windows.map(|mapping| mapping.start).collect();
-            rounds = rounds.max(memory::take(process, &of_windows, &mut image.pages, sink)?);
+        let own = image.processes.iter().zip(&observed.processes);
+        let own = own.map(|(process, observed)| Owner::of(process, &of_windows(observed)));
+        let mut owners: Vec<Owner> = own.chain(views.iter().map(HeldView::owner)).collect();
+        let (pages, rounds) = memory::take(&mut owners, sink)?;
+        image.pages = pages;
+        for (owner, process) in owners.iter().zip(&mut image.processes) {
+            owner.describe(process);
         }
+        let of_held = &owners[image.processes.len()..];
+        image.held = collected.held.finish(&views, of_held);
         Ok(Captured { image, rounds })
     }
+}
+
+/// The first addresses of mappings that are of a window.
+fn of_windows(observed: &Observed) -> HashSet<u64> {
+    let mappings = observed.mappings.iter();
+    let of_windows = mappings.filter(|mapping| files::is_of_window(mapping));
+    of_windows.map(|mapping| mapping.start).collect()
 }
 
 fn ended(child: &EndedProcess, parent: u32) -> Ended {

@@ -1,7 +1,6 @@
 //! State of processes that /proc shows from outside.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::options::CaptureOptions;
 use super::outside::Outside;
@@ -24,6 +23,8 @@ pub struct Observed {
     /// Its children that ended and were not waited for.
     pub ended: Vec<EndedProcess>,
     pub vdso: Option<Vdso>,
+    /// Its root directory.
+    pub root: PathBuf,
 }
 
 impl Observed {
@@ -60,7 +61,13 @@ impl Observed {
             children,
             ended,
             vdso,
+            root: std::fs::read_link(format!("/proc/{pid}/root")).unwrap_or_default(),
         })
+    }
+
+    /// True if its root directory is not that of this process.
+    pub fn has_other_root(&self) -> bool {
+        std::fs::read_link("/proc/self/root").ok().as_ref() != Some(&self.root)
     }
 
     /// The status of its first thread.
@@ -212,11 +219,4 @@ fn common(pids: &[Pid], others: &[Pid]) -> Vec<Common> {
         }
     }
     found
-}
-
-/// Device and inode number.
-pub fn identity(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path)
-        .ok()
-        .map(|found| (found.dev(), found.ino()))
 }

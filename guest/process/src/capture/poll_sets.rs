@@ -98,9 +98,9 @@ impl Search<'_> {
     /// Mostly it is the file that has the entry's number now.
     fn file(&self, owner: Pid, set: i32, entry: &Entry) -> Result<Option<u32>, Error> {
         let watches = |pid: Pid, fd: i32| {
-            sys::watches((pid, fd), (owner, set), entry.fd, entry.place).map_err(failed(format!(
-                "ask what fd {set} of process {owner} watches"
-            )))
+            sys::is_watched((pid, fd), (owner, set), entry.fd, entry.place).map_err(failed(
+                format!("ask what fd {set} of process {owner} watches"),
+            ))
         };
         if let Some(file) = self.numbers.get(&(owner, entry.fd))
             && watches(owner, entry.fd)?

@@ -6,12 +6,13 @@ use std::path::Path;
 use super::asked::{self, Answers, ThreadAnswers};
 use super::confined::{self, Witnesses};
 use super::files;
+use super::held::HeldFiles;
 use super::observed::Observed;
 use crate::error::{Error, Pid, failed};
 use crate::freeze::{FrozenProcess, FrozenThread};
 use crate::image::{
-    Advice, Credentials, Mapped, MappedFile, Mapping, Process, RobustList, Rseq, Settings, Thread,
-    ThreadSettings,
+    Advice, Confined, Credentials, Mapped, MappedFile, Mapping, Process, RobustList, Rseq,
+    Settings, Thread, ThreadSettings,
 };
 use crate::observe::{self, Status};
 use crate::sys::{self, Queue};
@@ -23,6 +24,7 @@ pub struct State {
     /// Its registrations for membarrier(2), if the kernel tells.
     pub barriers: Option<u32>,
     pub settings: Settings,
+    pub confined: Confined,
 }
 
 /// The state of a frozen process.
@@ -31,11 +33,13 @@ pub fn state(
     observed: &Observed,
     parent: Option<u32>,
     witnesses: &mut Witnesses,
+    held: &mut HeldFiles,
 ) -> Result<State, Error> {
     let pid = frozen.pid;
     let vdso = observed.vdso.as_ref().ok_or(Error::Gone(pid))?;
     // First, because it would meet the calls that are asked for here.
     confined::refuse_dispatched(frozen, observed)?;
+    let filters = confined::filters(frozen, observed)?;
     let witness = witnesses.of(&observed.leader().ids)?;
     let mut answers = asked::ask(frozen, vdso.syscall_at, witness)?;
     confined::refuse(frozen, observed, &answers)?;
@@ -67,7 +71,7 @@ pub fn state(
         .iter()
         .filter(|mapping| !mapping.is_vdso())
     {
-        let mapping = self::mapping(pid, mapping, &mut process.mapped_files)?;
+        let mapping = self::mapping(pid, mapping, &mut process.mapped_files, held)?;
         process.mappings.push(mapping);
     }
     for (frozen, answers) in frozen.threads.iter().zip(&answers.threads) {
@@ -84,6 +88,10 @@ pub fn state(
         process,
         barriers,
         settings,
+        confined: Confined {
+            root: observed.root.as_os_str().as_bytes().to_vec(),
+            filters,
+        },
     })
 }
 
@@ -149,6 +157,7 @@ fn mapping(
     pid: Pid,
     observed: &observe::Mapping,
     known: &mut Vec<MappedFile>,
+    held: &mut HeldFiles,
 ) -> Result<Mapping, Error> {
     const ADVICE: [(&[u8; 2], Advice); 10] = [
         (b"gd", Advice::GrowsDown),
@@ -179,27 +188,10 @@ fn mapping(
     }
     let what = if observed.has(b"dp") {
         Mapped::Droppable
-    } else if observed.inode == 0 || is_of_window {
+    } else if !observed.is_of_file() || is_of_window {
         Mapped::Anonymous
     } else {
-        let found = files::mapped_file(&files::map_link(pid, observed), &observed.name)
-            .map_err(|_| Error::BadImage("a mapped file changed while its process stood still"))?;
-        let file = known
-            .iter()
-            .position(|other| *other == found)
-            .unwrap_or_else(|| {
-                known.push(found);
-                known.len() - 1
-            }) as u32;
-        let offset = observed.offset;
-        match observed.shared {
-            true => Mapped::SharedFile {
-                file,
-                offset,
-                writable: observed.has(b"mw"),
-            },
-            false => Mapped::PrivateFile { file, offset },
-        }
+        of_file(pid, observed, known, held)?
     };
     Ok(Mapping {
         start: observed.start,
@@ -208,6 +200,42 @@ fn mapping(
         what,
         advice,
         ..Mapping::default()
+    })
+}
+
+/// Memory of a file.
+fn of_file(
+    pid: Pid,
+    observed: &observe::Mapping,
+    known: &mut Vec<MappedFile>,
+    held: &mut HeldFiles,
+) -> Result<Mapped, Error> {
+    let link = files::map_link(pid, observed);
+    let (offset, writable) = (observed.offset, observed.has(b"mw"));
+    let Ok(found) = files::mapped_file(&link, &observed.name) else {
+        let changed = Error::BadImage("a mapped file changed while its process stood still");
+        let held = held.index(&link)?.ok_or(changed)?;
+        return Ok(match observed.shared {
+            true => Mapped::SharedHeld {
+                held,
+                offset,
+                writable,
+            },
+            false => Mapped::PrivateHeld { held, offset },
+        });
+    };
+    let place = known.iter().position(|other| *other == found);
+    let file = place.unwrap_or_else(|| {
+        known.push(found);
+        known.len() - 1
+    }) as u32;
+    Ok(match observed.shared {
+        true => Mapped::SharedFile {
+            file,
+            offset,
+            writable,
+        },
+        false => Mapped::PrivateFile { file, offset },
     })
 }
 

@@ -1,11 +1,18 @@
 //! An image: all of its processes but their pages, and its encoding.
 
+mod confined;
+mod held;
 mod record;
 mod settings;
 mod state;
 mod validate;
 
-pub use crate::special::{EventCounter, Signals, SocketEnd, SocketPair, Special, Timer};
+pub use crate::special::{
+    Connection, EventCounter, Signals, Socket, SocketEnd, SocketOption, SocketPair, SocketState,
+    Special, Timer, Watch, Watches,
+};
+pub use confined::{Confined, Filter};
+pub use held::{HeldFile, HeldKind};
 pub use settings::{Attached, Ended, ProcessTimer, RecordLock, Settings, ThreadSettings};
 pub use state::{
     Advice, AltStack, Credentials, Image, ItimerValue, Mapped, MappedFile, Mapping, OpenFile,
@@ -15,3 +22,5 @@ pub use state::{
 
 #[cfg(test)]
 mod image_test;
+#[cfg(test)]
+mod version_4_test;

@@ -4,7 +4,7 @@
 //! | offset | size | |
 //! |---|---|---|
 //! | 0 | 8 | `NVVMPROC` |
-//! | 8 | 4 | version of the encoding, 3 (1 and 2 are read, too) |
+//! | 8 | 4 | version of the encoding, 4 (1 to 3 are read, too) |
 //! | 12 | 4 | architecture: the number of ELF files (`e_machine`), 62: x86-64; 0: x86-64, too |
 //! | 16 | 4 | length of the state in bytes |
 //! | 20 | 4 | CRC-32 of the state |
@@ -14,14 +14,17 @@ use crate::arch::{ARCHITECTURE, Architecture};
 use crate::error::Error;
 
 const MAGIC: [u8; 8] = *b"NVVMPROC";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
+/// An older version: the state ends before the field `held`.
+const VERSION_3: u32 = 3;
 /// An older version: the state ends before the field `settings`.
 const VERSION_2: u32 = 2;
 /// The oldest version: the state ends before the field `barriers`.
 const VERSION_1: u32 = 1;
 /// The encodings of the lists that an older state lacks: all of them are empty.
-const LACKS_2: [u8; 4] = [0; 4];
-const LACKS_1: [u8; 5] = [0; 5];
+const LACKS_3: [u8; 3] = [0; 3];
+const LACKS_2: [u8; 7] = [0; 7];
+const LACKS_1: [u8; 8] = [0; 8];
 const HEADER_BYTES: usize = 24;
 /// The architecture of images from before this field: x86-64.
 const UNNAMED: u32 = 0;
@@ -60,7 +63,7 @@ impl Image {
             return Err(Error::BadImage("it does not begin like one"));
         }
         let version = number(8);
-        if ![VERSION_1, VERSION_2, VERSION].contains(&version) {
+        if !(VERSION_1..=VERSION).contains(&version) {
             return Err(Error::BadImage("another version of nvvmm made it"));
         }
         let architecture = match number(12) {
@@ -79,6 +82,7 @@ impl Image {
         let image = match version {
             VERSION_1 => Self::decode_state(&[state, &LACKS_1].concat()),
             VERSION_2 => Self::decode_state(&[state, &LACKS_2].concat()),
+            VERSION_3 => Self::decode_state(&[state, &LACKS_3].concat()),
             _ => Self::decode_state(state),
         }?;
         image.validate().map_err(Error::BadImage)?;

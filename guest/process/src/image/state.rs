@@ -1,10 +1,10 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Attached, Ended, Settings};
+use super::{Attached, Confined, Ended, HeldFile, Settings};
 use crate::arch::Registers;
 use crate::error::Pid;
 use crate::observe::{Ids, Kernel, MemoryLayout};
-use crate::special::{SocketPair, Special};
+use crate::special::{Connection, Socket, SocketPair, Special};
 use crate::sys::Schedule;
 
 /// Processes of one instant, without the content of their pages: the capturer keeps that.
@@ -36,6 +36,12 @@ pub struct Image {
     pub ended: Vec<Ended>,
     /// Pairs of unix sockets. None in an image of version 1 or 2.
     pub pairs: Vec<SocketPair>,
+    /// Files whose content is in the image. None in an image of version 1, 2 or 3.
+    pub held: Vec<HeldFile>,
+    /// Confinement of each process, in their order. Empty in an image of version 1, 2 or 3.
+    pub confined: Vec<Confined>,
+    /// Pairs of which a listener has accepted one end. None in an image of version 1, 2 or 3.
+    pub connections: Vec<Connection>,
 }
 
 impl Image {
@@ -221,7 +227,7 @@ pub struct Mapping {
     pub guards: Vec<(u64, u64)>,
 }
 
-/// The kind of memory of a mapping.
+/// The kind of memory of a mapping. An older image has none of the kinds from `PrivateHeld` on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mapped {
     /// Private memory.
@@ -245,6 +251,32 @@ pub enum Mapped {
         /// True if it may be made writable.
         writable: bool,
     },
+    /// A private view of a file whose content is in the image.
+    PrivateHeld {
+        /// Index in the image's held files.
+        held: u32,
+        /// Offset in the file.
+        offset: u64,
+    },
+    /// The pages of a file whose content is in the image.
+    SharedHeld {
+        /// Index in the image's held files.
+        held: u32,
+        /// Offset in the file.
+        offset: u64,
+        /// True if it may be made writable.
+        writable: bool,
+    },
+}
+
+impl Mapped {
+    /// True for memory that can have pages of the process's own.
+    pub fn is_private(self) -> bool {
+        matches!(
+            self,
+            Self::Anonymous | Self::PrivateFile { .. } | Self::PrivateHeld { .. }
+        )
+    }
 }
 
 /// A property of a mapping.
@@ -367,6 +399,13 @@ pub enum What {
     ProcessFile {
         /// Its number.
         pid: Pid,
+    },
+    /// A socket that is not of a pair.
+    Socket(Box<Socket>),
+    /// A file whose content is in the image.
+    Held {
+        /// Index in the image's held files.
+        held: u32,
     },
 }
 

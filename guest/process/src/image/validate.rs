@@ -2,13 +2,18 @@
 
 use std::collections::HashSet;
 
-use super::{Image, Mapped, Mapping, OpenFile, Process, Thread, What};
+use super::{
+    Connection, Image, Mapped, Mapping, OpenFile, PageRun, Process, SocketState, Thread, What,
+};
 use crate::arch::{PAGE_BYTES, TASK_END};
 use crate::special::SocketPair;
 
 const SIGINFO_BYTES: usize = 128;
 const SIGNALS: usize = 64;
 const LIMITS_MAX: usize = 16;
+/// Of a filter of system calls: an instruction, and all of them.
+const INSTRUCTION_BYTES: usize = 8;
+const FILTER_BYTES_MAX: usize = 4096 * INSTRUCTION_BYTES;
 const DESCRIPTOR_MAX: i32 = 1 << 30;
 
 fn is_exit_signal(signal: i32) -> bool {
@@ -49,6 +54,7 @@ impl Image {
         let mut faults = self.pairs.iter().filter_map(SocketPair::fault);
         faults.next().map_or(Ok(()), Err)?;
         self.validate_settings()?;
+        self.validate_held()?;
         self.validate_ended(&mut numbers)?;
         for pipe in &self.pipes {
             ensure(
@@ -81,6 +87,8 @@ impl Image {
                 (*pair as usize) < self.pairs.len(),
                 "a pair of sockets is missing",
             ),
+            What::Socket(socket) => socket.fault().map_or(Ok(()), Err),
+            What::Held { held } => ensure(self.has_held(*held), "a held file is missing"),
             What::ProcessFile { pid } => ensure(
                 self.processes.iter().any(|process| process.pid == *pid)
                     || self.ended.iter().any(|child| child.pid == *pid),
@@ -237,36 +245,101 @@ impl Image {
                     "a mapping's file is missing",
                 )?;
             }
+            Mapped::PrivateHeld { held, offset } | Mapped::SharedHeld { held, offset, .. } => {
+                ensure(
+                    self.has_held(held) && offset.is_multiple_of(PAGE_BYTES),
+                    "a mapping's file is missing",
+                )?;
+            }
             Mapped::Anonymous | Mapped::Droppable => {}
         }
-        let private = matches!(mapping.what, Mapped::Anonymous | Mapped::PrivateFile { .. });
         ensure(
-            private || mapping.pages.is_empty(),
+            mapping.what.is_private() || mapping.pages.is_empty(),
             "a mapping has pages that cannot be its own",
         )?;
-        let inside = |from: u64, address: u64, pages: u64| {
-            let run_end = pages
-                .checked_mul(PAGE_BYTES)
-                .and_then(|bytes| address.checked_add(bytes));
-            let fits = address.is_multiple_of(PAGE_BYTES) && pages > 0 && address >= from;
-            run_end.filter(|run_end| fits && *run_end <= end)
-        };
+        self.validate_pages(&mapping.pages, start, end)?;
         let mut from = start;
-        for run in &mapping.pages {
+        for (address, pages) in &mapping.guards {
             from =
-                inside(from, run.address, run.pages).ok_or("a page is outside of its mapping")?;
+                run_end(from, end, *address, *pages).ok_or("a guard is outside of its mapping")?;
+        }
+        Ok(())
+    }
+
+    /// Checks pages that are to be between two addresses.
+    fn validate_pages(&self, pages: &[PageRun], start: u64, end: u64) -> Verdict {
+        let mut from = start;
+        for run in pages {
+            from = run_end(from, end, run.address, run.pages)
+                .ok_or("a page is outside of its mapping")?;
             let image_end = run.image_page.checked_add(run.pages);
             ensure(
                 image_end.is_some_and(|end| end <= self.pages),
                 "a page is not one of the image's",
             )?;
         }
-        let mut from = start;
-        for (address, pages) in &mapping.guards {
-            from = inside(from, *address, *pages).ok_or("a guard is outside of its mapping")?;
-        }
         Ok(())
     }
+
+    /// The open file of the listener that accepted a connection.
+    pub fn listener(&self, connection: &Connection) -> Option<u32> {
+        let kind = self.pairs.get(connection.pair as usize)?.kind;
+        let listens = |file: &OpenFile| match &file.what {
+            What::Socket(socket) => {
+                let is_listener = matches!(socket.state, SocketState::Listening { .. });
+                is_listener && (socket.kind, &socket.address) == (kind, &connection.address)
+            }
+            _ => false,
+        };
+        let found = self.files.iter().position(listens);
+        found.map(|index| index as u32)
+    }
+
+    fn has_held(&self, held: u32) -> bool {
+        (held as usize) < self.held.len()
+    }
+
+    /// Checks the lists that came with version 4.
+    fn validate_held(&self) -> Verdict {
+        for file in &self.held {
+            let end = file.size_bytes.checked_next_multiple_of(PAGE_BYTES);
+            let end = end.filter(|end| *end <= i64::MAX as u64);
+            let end = end.ok_or("a held file is longer than any")?;
+            self.validate_pages(&file.pages, 0, end)?;
+            ensure(file.mode <= 0o7777, "a held file has no permissions")?;
+        }
+        ensure(
+            self.confined.is_empty() || self.confined.len() == self.processes.len(),
+            "confinement of processes is missing",
+        )?;
+        let mut pairs = HashSet::new();
+        let mut connections = self.connections.iter();
+        ensure(
+            connections.all(|connection| {
+                let known = (connection.pair as usize) < self.pairs.len();
+                known && pairs.insert(connection.pair) && self.listener(connection).is_some()
+            }),
+            "a connection has no pair, or nobody listens where it was accepted",
+        )?;
+        let mut filters = self.confined.iter().flat_map(|confined| &confined.filters);
+        let valid = |program: &[u8]| {
+            let len = program.len();
+            len > 0 && len.is_multiple_of(INSTRUCTION_BYTES) && len <= FILTER_BYTES_MAX
+        };
+        ensure(
+            filters.all(|filter| valid(&filter.program)),
+            "a filter of system calls has no program, or too long a one",
+        )
+    }
+}
+
+/// The end of a run of whole pages, if it lies between two addresses.
+fn run_end(from: u64, end: u64, address: u64, pages: u64) -> Option<u64> {
+    let run_end = pages
+        .checked_mul(PAGE_BYTES)
+        .and_then(|bytes| address.checked_add(bytes));
+    let fits = address.is_multiple_of(PAGE_BYTES) && pages > 0 && address >= from;
+    run_end.filter(|run_end| fits && *run_end <= end)
 }
 
 fn validate_thread(thread: &Thread) -> Verdict {

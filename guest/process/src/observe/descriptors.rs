@@ -131,6 +131,17 @@ fn descriptor(pid: Pid, fd: i32) -> Result<Descriptor, Error> {
     })
 }
 
+/// The identity of a file: device and inode number.
+pub type FileId = (u64, u64);
+
+/// True if the target of a link in /proc is a file without a name: one that was deleted or
+/// replaced, or that never had any.
+pub fn is_gone(name: &Path) -> bool {
+    let name = name.as_os_str().as_encoded_bytes();
+    // A segment of System V shared memory may be called so.
+    name.ends_with(b" (deleted)") || name.starts_with(b"/SYSV")
+}
+
 /// Files of other processes that may be files of the observed ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenElsewhere {
@@ -140,16 +151,25 @@ pub struct OpenElsewhere {
     pub anonymous: Vec<(Pid, i32, String)>,
     /// Sockets: process and inode number.
     pub sockets: Vec<(Pid, u64)>,
+    /// Files without a name that were asked about.
+    pub gone: Vec<(Pid, FileId)>,
 }
 
-/// Looks for ends of these pipes in other processes, and for files without a path.
-pub fn open_elsewhere(pipes: &HashSet<PipeId>, besides: &[Pid]) -> Result<OpenElsewhere, Error> {
+/// Looks in other processes for ends of these pipes, for these files without a name, and for all
+/// files without a path.
+pub fn open_elsewhere(
+    pipes: &HashSet<PipeId>,
+    gone: &HashSet<FileId>,
+    besides: &[Pid],
+) -> Result<OpenElsewhere, Error> {
     let mut found = OpenElsewhere::default();
     let has_named = pipes.iter().any(|(device, _)| *device != 0);
     for pid in all_processes()? {
         if besides.contains(&pid) {
             continue;
         }
+        let mapped = mapped_elsewhere(pid, gone).into_iter();
+        found.gone.extend(mapped.map(|file| (pid, file)));
         // The process may end meanwhile.
         let Ok(links) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
             continue;
@@ -169,11 +189,14 @@ pub fn open_elsewhere(pipes: &HashSet<PipeId>, besides: &[Pid]) -> Result<OpenEl
                 found.sockets.push((pid, inode));
                 continue;
             }
+            if !gone.is_empty() && is_gone(&name) {
+                let file = identity(&link.path()).filter(|file| gone.contains(file));
+                found.gone.extend(file.map(|file| (pid, file)));
+                continue;
+            }
             let pipe = match pipe_inode(&name) {
                 Some(inode) => Some((0, inode)),
-                None if has_named && name.is_absolute() => std::fs::metadata(link.path())
-                    .ok()
-                    .map(|file| (file.dev(), file.ino())),
+                None if has_named && name.is_absolute() => identity(&link.path()),
                 None => None,
             };
             let pipe = pipe.filter(|pipe| pipes.contains(pipe));
@@ -183,4 +206,34 @@ pub fn open_elsewhere(pipes: &HashSet<PipeId>, besides: &[Pid]) -> Result<OpenEl
     found.pipes.sort_unstable();
     found.pipes.dedup();
     Ok(found)
+}
+
+/// Those of these files that a process shares by its memory.
+fn mapped_elsewhere(pid: Pid, gone: &HashSet<FileId>) -> Vec<FileId> {
+    if gone.is_empty() {
+        return Vec::new();
+    }
+    let maps = read_text(pid, "maps").unwrap_or_default();
+    let mut found = Vec::new();
+    // Address, permissions, offset, device, inode, name.
+    for line in maps.lines() {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [range, permissions, _, _, inode, ..] = words[..] else {
+            continue;
+        };
+        let inode = inode.parse().unwrap_or(0);
+        let may_be = gone.iter().any(|(_, number)| *number == inode);
+        if permissions.ends_with('s') && may_be {
+            let link = format!("/proc/{pid}/map_files/{range}");
+            let file = identity(Path::new(&link)).filter(|file| gone.contains(file));
+            found.extend(file);
+        }
+    }
+    found
+}
+
+/// Device and inode number of the file that a path or link leads to.
+pub fn identity(path: &Path) -> Option<FileId> {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }

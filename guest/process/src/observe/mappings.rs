@@ -46,6 +46,17 @@ impl Mapping {
         self.end - self.start
     }
 
+    /// True for memory of a file. The inode number of a segment of System V is the segment's, and
+    /// may be 0.
+    pub fn is_of_file(&self) -> bool {
+        self.inode != 0
+            || self
+                .name
+                .as_os_str()
+                .as_encoded_bytes()
+                .starts_with(b"/SYSV")
+    }
+
     /// True for the vDSO and its data, which the kernel maps itself.
     pub fn is_vdso(&self) -> bool {
         ["[vdso]", "[vvar]", "[vvar_vclock]"]

@@ -9,11 +9,13 @@ mod settings;
 mod sockets;
 mod status;
 
-pub use descriptors::{Descriptor, OpenElsewhere, PipeId, descriptors, open_elsewhere};
+pub use descriptors::{
+    Descriptor, FileId, OpenElsewhere, PipeId, descriptors, identity, is_gone, open_elsewhere,
+};
 pub use kernel::{Kernel, Vdso, boot, find_vdso, kernel};
 pub use locks::{Lock, LockKind, locks};
 pub use mappings::{Mapping, mappings};
-pub use pagemap::{FrameRun, Listing, Pagemap};
+pub use pagemap::{FrameRun, Listing, Pagemap, Pages};
 pub use settings::{
     NamedTimer, asked_for_speculation, core_filter, locked_bytes, timer_slack_ns, timers,
 };

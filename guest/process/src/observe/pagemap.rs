@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -22,10 +23,15 @@ const BATCH: usize = 1 << 13;
 
 /// The kind of pages in page tables that are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wanted {
+pub enum Pages {
+    /// Memory of the process's own.
     Own,
+    /// All of a window: there is something on every page.
     OfWindow,
+    /// Only what the process has written to memory of a window: its own pages.
     WrittenOfWindow,
+    /// Pages of a file, or of memory that processes share: there is something on every page.
+    OfFile,
 }
 
 /// Neighbouring pages in neighbouring frames.
@@ -67,6 +73,9 @@ pub struct Pagemap {
     /// Frames that were looked at already, newest last: mostly it is the one zero page that is
     /// asked for.
     known: Option<(u64, bool)>,
+    /// Frames that several processes have and that are no zero page. These are asked about again
+    /// with each process.
+    ordinary: HashSet<u64>,
 }
 
 impl Pagemap {
@@ -77,40 +86,23 @@ impl Pagemap {
             entries: open(&format!("/proc/{pid}/pagemap"))?,
             flags: open("/proc/kpageflags")?,
             known: None,
+            ordinary: HashSet::new(),
         })
     }
 
+    /// Goes on with another process, and with what is known of frames.
+    pub fn go_on_with(&mut self, pid: Pid) -> Result<(), Error> {
+        let name = format!("/proc/{pid}/pagemap");
+        self.entries = File::open(&name).map_err(failed(format!("open {name}")))?;
+        Ok(())
+    }
+
     /// Adds what is between two addresses to the listing.
-    pub fn list(&mut self, start: u64, end: u64, listing: &mut Listing) -> Result<(), Error> {
-        self.list_range(start, end, Wanted::Own, listing)
-    }
-
-    /// The same in memory of a window: there is something on every page, and what is not the
-    /// process's own is listed, too.
-    pub fn list_of_window(
+    pub fn list(
         &mut self,
         start: u64,
         end: u64,
-        listing: &mut Listing,
-    ) -> Result<(), Error> {
-        self.list_range(start, end, Wanted::OfWindow, listing)
-    }
-
-    /// Adds only what the process has written to memory of a window: its own pages.
-    pub fn list_written_of_window(
-        &mut self,
-        start: u64,
-        end: u64,
-        listing: &mut Listing,
-    ) -> Result<(), Error> {
-        self.list_range(start, end, Wanted::WrittenOfWindow, listing)
-    }
-
-    fn list_range(
-        &mut self,
-        start: u64,
-        end: u64,
-        wanted: Wanted,
+        wanted: Pages,
         listing: &mut Listing,
     ) -> Result<(), Error> {
         let mut buffer = vec![0u8; BATCH * 8];
@@ -133,7 +125,7 @@ impl Pagemap {
         &mut self,
         address: u64,
         entry: u64,
-        wanted: Wanted,
+        wanted: Pages,
         listing: &mut Listing,
     ) -> Result<(), Error> {
         let present = entry & PRESENT != 0;
@@ -145,7 +137,8 @@ impl Pagemap {
             }
             return Ok(());
         }
-        if entry & SWAPPED != 0 || wanted == Wanted::OfWindow && !present {
+        let is_everywhere = matches!(wanted, Pages::OfWindow | Pages::OfFile);
+        if entry & SWAPPED != 0 || is_everywhere && !present {
             listing.absent.push(address);
             return Ok(());
         }
@@ -154,12 +147,12 @@ impl Pagemap {
         // they are exclusive.
         let listed = present
             && match wanted {
-                Wanted::Own => {
+                Pages::Own => {
                     entry & OF_FILE == 0
                         && (exclusive || frame == 0 || !self.is_zero_page(address, frame)?)
                 }
-                Wanted::OfWindow => true,
-                Wanted::WrittenOfWindow => exclusive && entry & OF_FILE == 0,
+                Pages::OfWindow | Pages::OfFile => true,
+                Pages::WrittenOfWindow => exclusive && entry & OF_FILE == 0,
             };
         if listed {
             if frame == 0 {
@@ -179,6 +172,9 @@ impl Pagemap {
         {
             return Ok(zero);
         }
+        if self.ordinary.contains(&frame) {
+            return Ok(false);
+        }
         let mut bytes = [0; 8];
         self.flags
             .read_exact_at(&mut bytes, frame * 8)
@@ -187,6 +183,9 @@ impl Pagemap {
             )))?;
         let zero = u64::from_le_bytes(bytes) & KPF_ZERO_PAGE != 0;
         self.known = Some((frame, zero));
+        if !zero {
+            self.ordinary.insert(frame);
+        }
         Ok(zero)
     }
 }

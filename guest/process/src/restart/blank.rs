@@ -51,10 +51,7 @@ impl Blank {
             workspace,
             vdso: vdso.parts.clone(),
         };
-        blank.unmap_all_but(&[
-            (workspace.start(), workspace.end()),
-            (vdso.start(), vdso.start() + vdso.size_bytes()),
-        ])?;
+        blank.keep(Vec::new())?;
         blank.call(
             "close files",
             libc::SYS_close_range,
@@ -93,8 +90,10 @@ impl Blank {
         Remote::new(tid, self.workspace.start())
     }
 
-    fn unmap_all_but(&self, keep: &[(u64, u64)]) -> Result<(), Error> {
-        let mut keep = keep.to_vec();
+    /// Unmaps everything but these addresses, the workspace and the vDSO.
+    pub fn keep(&self, mut keep: Vec<(u64, u64)>) -> Result<(), Error> {
+        keep.push((self.workspace.start(), self.workspace.end()));
+        keep.extend(self.vdso.iter().map(|(start, len)| (*start, start + len)));
         keep.sort_unstable();
         keep.push((TASK_END, TASK_END));
         let mut from = 0;

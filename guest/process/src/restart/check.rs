@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use super::numbers::{self, InUse};
 use super::options::RestartOptions;
+use super::paths;
 use crate::error::{Error, ProcessPart, Refusal};
-use crate::image::{Image, MappedFile, Process, What};
+use crate::image::{Image, MappedFile, Process, Special, What};
 use crate::observe;
 
 /// Checks that this system has all that the image needs, as far as can be seen in advance.
@@ -18,11 +19,20 @@ pub fn check(image: &Image, options: &RestartOptions) -> Result<(), Error> {
     let in_use = InUse::look();
     kernel(image, &mut refusals)?;
     let identities = Identities::of(image)?;
-    for process in &image.processes {
+    for (index, process) in image.processes.iter().enumerate() {
         numbers(process, &in_use, &mut refusals);
         capabilities(process, &mut refusals)?;
         mapped(process, identities, &mut refusals);
         open(image, process, options, identities, &mut refusals);
+        if let Some(confined) = image.confined.get(index)
+            && !path(&confined.root).is_dir()
+        {
+            let reason = format!(
+                "had the root directory {}, which is not there",
+                path(&confined.root).display()
+            );
+            refusals.push(refuse(process, ProcessPart::Process, reason));
+        }
         if !path(&process.directory).is_dir() {
             let reason = format!(
                 "had the working directory {}, which is not there",
@@ -188,11 +198,26 @@ fn open(
                     path(name).display()
                 ),
             },
+            What::Special(Special::Watches(watches)) => {
+                let mut watches = watches.watches.iter();
+                match watches.find(|watch| !path(&watch.path).exists()) {
+                    Some(watch) => format!(
+                        "was an inotify that watches {}, which is not there",
+                        path(&watch.path).display()
+                    ),
+                    None => continue,
+                }
+            }
+            What::Socket(socket) => match paths::path_refusal(socket) {
+                Some(reason) => reason,
+                None => continue,
+            },
             What::Stdio { .. }
             | What::PipeEnd { .. }
             | What::Special(_)
             | What::PollSet { .. }
             | What::SocketEnd { .. }
+            | What::Held { .. }
             | What::ProcessFile { .. } => continue,
         };
         refusals.push(refuse(

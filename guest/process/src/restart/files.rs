@@ -11,7 +11,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek};
 
 use super::check::{Identities, path};
+use super::held::HeldFiles;
 use super::options::RestartOptions;
+use super::paths::Paths;
 use super::pipes::FilledPipe;
 use crate::error::{Error, Pid, ProcessPart, Refusal, failed};
 use crate::image::{Image, MappedFile, OpenFile, What};
@@ -25,11 +27,13 @@ pub struct OpenFiles {
     has_no_errors: HashSet<u32>,
     /// Those that take the place of standard streams.
     replaced: HashSet<u32>,
+    /// Paths of sockets.
+    paths: Paths,
 }
 
 impl OpenFiles {
     /// Opens all of them.
-    pub fn open(image: &Image, options: &RestartOptions) -> Result<Self, Error> {
+    pub fn open(image: &Image, options: &RestartOptions, held: &HeldFiles) -> Result<Self, Error> {
         let identities = Identities::of(image)?;
         let mut pipes = Vec::new();
         for (index, pipe) in (0..).zip(&image.pipes) {
@@ -40,6 +44,7 @@ impl OpenFiles {
             });
             pipes.push(FilledPipe::new(pipe, name)?);
         }
+        let mut paths = Paths::default();
         let mut files = Vec::new();
         let (mut has_no_errors, mut replaced) = (HashSet::new(), HashSet::new());
         for (index, file) in (0..).zip(&image.files) {
@@ -62,6 +67,11 @@ impl OpenFiles {
                     has_no_errors.insert(index);
                     with_flags(file, sys::poll_set())?
                 }
+                What::Socket(socket) => with_flags(file, Ok(paths.make(image, index, socket)?))?,
+                What::Held { held: index } => {
+                    let opened = held.open(*index, OFlag::from_bits_retain(file.flags))?;
+                    go_to(file, opened).map_err(failed("open a file without a name"))?
+                }
                 // Until there are processes.
                 What::ProcessFile { .. } | What::SocketEnd { .. } => {
                     with_flags(file, sys::event_counter(false))?
@@ -72,6 +82,7 @@ impl OpenFiles {
             files,
             has_no_errors,
             replaced,
+            paths,
         };
         opened.lock(image)?;
         Ok(opened)
@@ -129,7 +140,8 @@ impl OpenFiles {
     }
 
     /// Does what must come last, just before the processes run.
-    pub fn start(&self, image: &Image) -> Result<(), Error> {
+    pub fn start(&mut self, image: &Image) -> Result<(), Error> {
+        self.paths.keep();
         for (made, file) in self.files.iter().zip(&image.files) {
             if let What::Special(state) = &file.what {
                 state.start(made).map_err(failed("start a timer"))?;
@@ -146,6 +158,11 @@ impl OpenFiles {
     /// True if neither errors nor hang-ups can come from a file.
     pub fn has_no_errors(&self, file: u32) -> bool {
         self.has_no_errors.contains(&file)
+    }
+
+    /// An open file.
+    pub fn file(&self, file: u32) -> &OwnedFd {
+        &self.files[file as usize]
     }
 
     /// The number of an open file here.
@@ -186,8 +203,16 @@ fn by_path(
     if identity.is_some_and(|(then, identities)| !identities.same(now, then)) {
         return Err(Error::BadImage("a file was replaced just now"));
     }
-    if identity.is_some() && file.flags & libc::O_PATH == 0 {
-        lseek(&opened, file.offset as i64, Whence::SeekSet).map_err(failed(doing()))?;
+    if identity.is_none() {
+        return Ok(opened);
+    }
+    go_to(file, opened).map_err(failed(doing()))
+}
+
+/// The same open file, at its offset.
+fn go_to(file: &OpenFile, opened: OwnedFd) -> io::Result<OwnedFd> {
+    if file.flags & libc::O_PATH == 0 {
+        lseek(&opened, file.offset as i64, Whence::SeekSet)?;
     }
     Ok(opened)
 }

@@ -4,44 +4,181 @@ use std::collections::HashSet;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
+use nix::fcntl::OFlag;
+
 use super::advice::{MADV_POPULATE_WRITE, advise_range};
 use super::fetch::Fetch;
 use super::files::open_mapped;
+use super::held::HeldFiles;
+use super::inherited::{self, Inherited};
 use super::options::Restarted;
 use super::overlay;
-use super::pin::{Pinned, in_parts};
+use super::placing::Placing;
 use super::stubs::Stub;
 use crate::arch::{HUGE_PAGE_BYTES, PAGE_BYTES};
-use crate::error::{Error, failed};
-use crate::image::{Advice, Mapped, MappedFile, Mapping};
-use crate::observe::{Kernel, Listing, Pagemap};
+use crate::error::Error;
+use crate::image::{Advice, HeldKind, Image, Mapped, MappedFile, Mapping, Process};
+use crate::observe::{Kernel, Pages};
 use crate::pages::{PageSource, Placed};
 
 const PR_SET_THP_DISABLE: u64 = libc::PR_SET_THP_DISABLE as u64;
 const PR_GET_THP_DISABLE: u64 = libc::PR_GET_THP_DISABLE as u64;
 const PR_SET_MEMORY_MERGE: u64 = 67;
 const MADV_GUARD_INSTALL: u64 = 102;
-/// The most listings of pinned pages.
-const LISTINGS_MAX: u32 = 64;
 const WRITABLE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
-/// Builds the memory: mappings, their content, and their properties.
-pub fn build(
-    stub: &mut Stub,
-    kernel: &Kernel,
-    source: &mut dyn PageSource,
-    done: &mut Restarted,
-) -> Result<(), Error> {
-    move_vdso(stub, kernel)?;
+/// The memory of a stub is built: mappings and their content.
+pub struct Building<'a> {
+    pub image: &'a Image,
+    /// The parent of the process; the stub has its memory.
+    pub parent: Option<&'a Process>,
+    pub held: &'a HeldFiles,
+}
+
+impl Building<'_> {
+    /// Builds it. What a stub has from its parent is kept as far as both have it. [`finish`] comes
+    /// when all stubs are there, so that these can have it.
+    pub fn build(
+        &self,
+        stub: &mut Stub,
+        source: &mut dyn PageSource,
+        done: &mut Restarted,
+    ) -> Result<(), Error> {
+        // Pages of a window are as good as shared.
+        let inherited = match self.parent.filter(|_| source.window().is_none()) {
+            Some(parent) => Inherited::choose(stub.process, parent),
+            None => Inherited::default(),
+        };
+        if self.parent.is_some() {
+            stub.blank.keep(inherited.kept(stub.process))?;
+        }
+        move_vdso(stub, &self.image.kernel)?;
+        let fetch = Fetch::new(&stub.blank, 0)?;
+        let mut wanted = Vec::new();
+        for (index, mapping) in stub.process.mappings.iter().enumerate() {
+            let of = inherited.of(index);
+            match of {
+                Some(of) => inherited::adapt(&stub.blank, mapping, of)?,
+                None => self.map(stub, &fetch, mapping)?,
+            }
+            wanted.extend(inherited::lacking(mapping, of));
+        }
+        fill(stub, &fetch, wanted, source, done)?;
+        fetch.end(&stub.blank)
+    }
+
+    fn map(&self, stub: &Stub, fetch: &Fetch, mapping: &Mapping) -> Result<(), Error> {
+        if let Mapped::SharedHeld { held, writable, .. } = mapping.what
+            && let HeldKind::Segment { id, .. } = self.image.held[held as usize].kind
+        {
+            attach(stub, mapping, id, writable)?;
+        } else {
+            self.map_file(stub, fetch, mapping)?;
+        }
+        advise_range(&stub.blank, mapping, mapping.start, mapping.end)
+    }
+
+    /// The file that a mapping is of, as a descriptor of the stub, and the offset in it.
+    fn file_of(
+        &self,
+        stub: &Stub,
+        fetch: &Fetch,
+        mapping: &Mapping,
+    ) -> Result<Option<(u64, u64)>, Error> {
+        let mapped = |file: u32| &stub.process.mapped_files[file as usize];
+        let (opened, offset) = match mapping.what {
+            Mapped::Anonymous | Mapped::Droppable => return Ok(None),
+            Mapped::PrivateFile { file, offset } => (open_mapped(mapped(file), false)?, offset),
+            Mapped::SharedFile {
+                file,
+                offset,
+                writable,
+            } => (open_mapped(mapped(file), writable)?, offset),
+            Mapped::PrivateHeld { held, offset } => {
+                (self.held.open(held, OFlag::O_RDONLY)?, offset)
+            }
+            Mapped::SharedHeld {
+                held,
+                offset,
+                writable: true,
+            } => (self.held.open(held, OFlag::O_RDWR)?, offset),
+            Mapped::SharedHeld { held, offset, .. } => {
+                (self.held.open(held, OFlag::O_RDONLY)?, offset)
+            }
+        };
+        let fd = fetch.get(&stub.blank, opened.as_raw_fd())?;
+        Ok(Some((fd, offset)))
+    }
+
+    fn map_file(&self, stub: &Stub, fetch: &Fetch, mapping: &Mapping) -> Result<(), Error> {
+        let mut flags = libc::MAP_FIXED_NOREPLACE
+            | match mapping.what {
+                Mapped::Anonymous => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                Mapped::Droppable => libc::MAP_DROPPABLE | libc::MAP_ANONYMOUS,
+                Mapped::PrivateFile { .. } | Mapped::PrivateHeld { .. } => libc::MAP_PRIVATE,
+                Mapped::SharedFile { .. } | Mapped::SharedHeld { .. } => libc::MAP_SHARED,
+            };
+        for (advice, flag) in [
+            (Advice::GrowsDown, libc::MAP_GROWSDOWN),
+            (Advice::NoReserve, libc::MAP_NORESERVE),
+        ] {
+            if mapping.advice.contains(&advice) {
+                flags |= flag;
+            }
+        }
+        // Pages can be placed only in writable memory.
+        let protection = if mapping.pages.is_empty() {
+            mapping.protection
+        } else {
+            mapping.protection | WRITABLE
+        };
+        let file = self.file_of(stub, fetch, mapping)?;
+        let (fd, offset) = file.unwrap_or((u64::MAX, 0));
+        let arguments = [
+            mapping.start,
+            mapping.end - mapping.start,
+            protection as u64,
+            flags as u64,
+            fd,
+            offset,
+        ];
+        stub.call(
+            &format!("map memory at {:#x}", mapping.start),
+            libc::SYS_mmap,
+            &arguments,
+        )?;
+        match file {
+            Some((fd, _)) => stub
+                .call("close a descriptor", libc::SYS_close, &[fd])
+                .map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Attaches a segment of System V shared memory, which is mapped as a whole.
+fn attach(stub: &Stub, mapping: &Mapping, id: i32, writable: bool) -> Result<(), Error> {
+    let mut flags = 0;
+    if !writable {
+        flags |= libc::SHM_RDONLY;
+    }
+    if mapping.protection & libc::PROT_EXEC != 0 {
+        flags |= libc::SHM_EXEC;
+    }
+    let arguments = [id as u64, mapping.start, flags as u64];
+    stub.call("attach memory", libc::SYS_shmat, &arguments)?;
+    let len = mapping.end - mapping.start;
+    let arguments = [mapping.start, len, mapping.protection as u64];
+    stub.call("protect memory", libc::SYS_mprotect, &arguments)
+        .map(drop)
+}
+
+/// Sets what is not for children, or can only be set once the pages are there.
+pub fn finish(stub: &Stub) -> Result<(), Error> {
+    for mapping in &stub.process.mappings {
+        finish_mapping(stub, mapping)?;
+    }
     let fetch = Fetch::new(&stub.blank, 0)?;
-    for mapping in &stub.process.mappings {
-        map(stub, &fetch, mapping)?;
-        advise_range(&stub.blank, mapping, mapping.start, mapping.end)?;
-    }
-    fill(stub, &fetch, source, done)?;
-    for mapping in &stub.process.mappings {
-        finish(stub, mapping)?;
-    }
     set_layout(stub, &fetch)?;
     fetch.end(&stub.blank)?;
     set_future(stub)
@@ -72,6 +209,9 @@ fn move_vdso(stub: &mut Stub, kernel: &Kernel) -> Result<(), Error> {
             "its vDSO has another size than this kernel's",
         ));
     }
+    if stub.blank.vdso.first().map(|(start, _)| *start) == Some(stub.process.vdso) {
+        return Ok(());
+    }
     for target in [stub.blank.workspace.parking(), stub.process.vdso] {
         let mut to = target;
         for index in 0..stub.blank.vdso.len() {
@@ -89,82 +229,6 @@ fn move_vdso(stub: &mut Stub, kernel: &Kernel) -> Result<(), Error> {
     Ok(())
 }
 
-fn map(stub: &Stub, fetch: &Fetch, mapping: &Mapping) -> Result<(), Error> {
-    let mut flags = libc::MAP_FIXED_NOREPLACE;
-    for (advice, flag) in [
-        (Advice::GrowsDown, libc::MAP_GROWSDOWN),
-        (Advice::NoReserve, libc::MAP_NORESERVE),
-    ] {
-        if mapping.advice.contains(&advice) {
-            flags |= flag;
-        }
-    }
-    // Pages can be placed only in writable memory.
-    let protection = if mapping.pages.is_empty() {
-        mapping.protection
-    } else {
-        mapping.protection | WRITABLE
-    };
-    let (fd, offset) = match mapping.what {
-        Mapped::Anonymous => {
-            flags |= libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            (None, 0)
-        }
-        Mapped::Droppable => {
-            flags |= libc::MAP_DROPPABLE | libc::MAP_ANONYMOUS;
-            (None, 0)
-        }
-        Mapped::PrivateFile { file, offset } => {
-            flags |= libc::MAP_PRIVATE;
-            (
-                Some(fetch_mapped(
-                    stub,
-                    fetch,
-                    &stub.process.mapped_files[file as usize],
-                    false,
-                )?),
-                offset,
-            )
-        }
-        Mapped::SharedFile {
-            file,
-            offset,
-            writable,
-        } => {
-            flags |= libc::MAP_SHARED;
-            (
-                Some(fetch_mapped(
-                    stub,
-                    fetch,
-                    &stub.process.mapped_files[file as usize],
-                    writable,
-                )?),
-                offset,
-            )
-        }
-    };
-    let len = mapping.end - mapping.start;
-    let arguments = [
-        mapping.start,
-        len,
-        protection as u64,
-        flags as u64,
-        fd.unwrap_or(u64::MAX),
-        offset,
-    ];
-    stub.call(
-        &format!("map memory at {:#x}", mapping.start),
-        libc::SYS_mmap,
-        &arguments,
-    )?;
-    match fd {
-        Some(fd) => stub
-            .call("close a descriptor", libc::SYS_close, &[fd])
-            .map(drop),
-        None => Ok(()),
-    }
-}
-
 fn fetch_mapped(
     stub: &Stub,
     fetch: &Fetch,
@@ -177,6 +241,7 @@ fn fetch_mapped(
 fn fill(
     stub: &mut Stub,
     fetch: &Fetch,
+    mut wanted: Vec<Placed>,
     source: &mut dyn PageSource,
     done: &mut Restarted,
 ) -> Result<(), Error> {
@@ -187,9 +252,11 @@ fn fill(
         Some(file) => overlay::map(stub, fetch, file)?,
         None => HashSet::new(),
     };
+    wanted.retain(|run| !from_window.contains(&run.address));
+    // Only the first stub has a reserve, and it lacks all of its pages.
     let (given, wanted) = match &frames {
         Some(frames) => frames.hand_out(&stub.blank, &stub.process.mappings, &from_window)?,
-        None => (Vec::new(), all_pages_but(stub, &from_window)),
+        None => (Vec::new(), wanted),
     };
     if given.is_empty() && wanted.is_empty() {
         return Ok(());
@@ -206,23 +273,17 @@ fn fill(
     }
     // A huge page would fill the holes beside the pages that are wanted.
     switch_huge_pages_off(stub, 1)?;
-    let mut placing_pages = Placing { stub, source, done };
+    let mut placing_pages = Placing {
+        stub,
+        pages: Pages::Own,
+        source,
+        done,
+    };
     placing_pages.place_given(&given)?;
     placing_pages.place_all(fetch, &wanted)?;
     drop(frames);
     done.populate += began.elapsed().saturating_sub(done.place - placing);
     switch_huge_pages_off(stub, huge_pages_off)
-}
-
-fn all_pages_but(stub: &Stub, there: &HashSet<u64>) -> Vec<Placed> {
-    let runs = stub
-        .process
-        .mappings
-        .iter()
-        .flat_map(|mapping| &mapping.pages);
-    runs.filter(|run| !there.contains(&run.address))
-        .map(Placed::from)
-        .collect()
 }
 
 /// Populates those parts of a run that a huge page each could hold.
@@ -243,125 +304,8 @@ fn switch_huge_pages_off(stub: &Stub, off: u64) -> Result<(), Error> {
         .map(drop)
 }
 
-/// A stub whose pages are placed.
-struct Placing<'a, 's> {
-    stub: &'a Stub<'s>,
-    source: &'a mut dyn PageSource,
-    done: &'a mut Restarted,
-}
-
-impl Placing<'_, '_> {
-    fn place(&mut self, placed: &[Placed]) -> Result<(), Error> {
-        let pid = self.stub.process.pid;
-        let began = Instant::now();
-        let placed = self.source.place(pid, placed);
-        self.done.place += began.elapsed();
-        placed.map_err(failed(format!("place pages of process {pid}")))
-    }
-
-    /// Pages that have frames which stay.
-    fn place_pinned(&mut self, wanted: &[Placed]) -> Result<(), Error> {
-        let frames = frames(self.stub, wanted)?;
-        self.place(&with_frames(wanted, &frames))?;
-        if self::frames(self.stub, wanted)? != frames {
-            let pid = self.stub.process.pid;
-            return Err(Error::Unstable { pid, rounds: 1 });
-        }
-        Ok(())
-    }
-
-    /// Pages out of a reserve: they are there, locked and pinned.
-    fn place_given(&mut self, given: &[Placed]) -> Result<(), Error> {
-        if given.is_empty() {
-            return Ok(());
-        }
-        if self.source.wants_frames() {
-            self.place_pinned(given)?;
-        } else {
-            self.place(given)?;
-        }
-        self.done.pages_reserved += given.iter().map(|run| run.pages).sum::<u64>();
-        unlock(self.stub, given)
-    }
-
-    fn place_all(&mut self, fetch: &Fetch, wanted: &[Placed]) -> Result<(), Error> {
-        if !self.source.wants_frames() {
-            return self.place(wanted);
-        }
-        let stub = self.stub;
-        for run in wanted {
-            let (address, len) = (run.address, run.pages * PAGE_BYTES);
-            let arguments = [address, len, MADV_POPULATE_WRITE];
-            stub.call("populate memory", libc::SYS_madvise, &arguments)?;
-            stub.call("lock memory", libc::SYS_mlock, &[address, len])?;
-        }
-        for part in in_parts(wanted, Pinned::PAGES_MAX) {
-            let _pinned = Pinned::new(&stub.blank, fetch, &part)?;
-            self.place_pinned(&part)?;
-        }
-        unlock(stub, wanted)
-    }
-}
-
-fn unlock(stub: &Stub, runs: &[Placed]) -> Result<(), Error> {
-    for run in runs {
-        let arguments = [run.address, run.pages * PAGE_BYTES];
-        stub.call("unlock memory", libc::SYS_munlock, &arguments)?;
-    }
-    Ok(())
-}
-
-/// Lists the frames of pinned pages. No other process has any of these frames.
-fn frames(stub: &Stub, placed: &[Placed]) -> Result<Listing, Error> {
-    let pid = stub.process.pid;
-    let mut pagemap = Pagemap::open(pid)?;
-    let wanted: u64 = placed.iter().map(|run| run.pages).sum();
-    for _ in 0..LISTINGS_MAX {
-        let mut listing = Listing::default();
-        for run in placed {
-            pagemap.list(
-                run.address,
-                run.address + run.pages * PAGE_BYTES,
-                &mut listing,
-            )?;
-        }
-        if listing.pages() == wanted && listing.shared == 0 {
-            return Ok(listing);
-        }
-        // The kernel tries to move a page, and will fail.
-        for address in &listing.absent {
-            stub.blank.memory.read(*address, &mut [0])?;
-        }
-    }
-    Err(Error::Unstable {
-        pid,
-        rounds: LISTINGS_MAX,
-    })
-}
-
-/// Both are by address, and cover the same pages.
-fn with_frames(placed: &[Placed], frames: &Listing) -> Vec<Placed> {
-    let mut all = Vec::new();
-    for run in placed {
-        let end = run.address + run.pages * PAGE_BYTES;
-        for found in &frames.runs {
-            let from = found.address.max(run.address);
-            let to = (found.address + found.pages * PAGE_BYTES).min(end);
-            if from < to {
-                all.push(Placed {
-                    address: from,
-                    image_page: run.image_page + (from - run.address) / PAGE_BYTES,
-                    pages: (to - from) / PAGE_BYTES,
-                    frame: Some(found.frame + (from - found.address) / PAGE_BYTES),
-                });
-            }
-        }
-    }
-    all
-}
-
 /// Sets what can only be set once the pages are there.
-fn finish(stub: &Stub, mapping: &Mapping) -> Result<(), Error> {
+fn finish_mapping(stub: &Stub, mapping: &Mapping) -> Result<(), Error> {
     let (start, len) = (mapping.start, mapping.end - mapping.start);
     if !mapping.pages.is_empty() && mapping.protection & WRITABLE != WRITABLE {
         stub.call(

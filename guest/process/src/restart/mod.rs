@@ -5,21 +5,29 @@ mod attached;
 mod barriers;
 mod blank;
 mod check;
+mod content;
 mod credentials;
 mod descriptors;
 mod ended;
 mod fetch;
 mod files;
+mod filters;
+mod held;
+mod inherited;
+mod makers;
 mod memory;
 mod numbers;
 mod options;
 mod overlay;
+mod paths;
 mod pin;
 mod pipes;
+mod placing;
 mod poll_sets;
 mod process;
 mod reserve;
 mod socket_pairs;
+mod sockets;
 mod stubs;
 mod threads;
 mod timers;
@@ -28,6 +36,8 @@ mod workspace;
 use crate::error::Error;
 use crate::image::Image;
 use crate::pages::PageSource;
+use held::HeldFiles;
+use memory::Building;
 pub use options::{RestartOptions, Restarted};
 use poll_sets::PollSets;
 pub use reserve::{Empty, Reserve};
@@ -46,22 +56,38 @@ pub fn restart(
     source: &mut dyn PageSource,
 ) -> Result<Restarted, Error> {
     check::check(image, options)?;
-    let mut files = files::OpenFiles::open(image, options)?;
+    let held = HeldFiles::make(image)?;
+    let mut files = files::OpenFiles::open(image, options, &held)?;
+    let mut done = Restarted::default();
     let mut stubs = Stubs::new(image, reserve)?;
-    stubs.check_processor()?;
+    for (index, process) in image.processes.iter().enumerate() {
+        let parent = (process.parent).map(|parent| &image.processes[parent as usize]);
+        let stub = stubs.make(index)?;
+        if index == 0 {
+            content::fill(stub, image, &held, source, &mut done)?;
+        }
+        let building = Building {
+            image,
+            parent,
+            held: &held,
+        };
+        building.build(stub, source, &mut done)?;
+    }
+    stubs.make_ended()?;
     stubs.set_groups()?;
     stubs.end_children()?;
     stubs.stop()?;
     files.open_processes(image)?;
+    sockets::start(&mut stubs, image, &files)?;
     socket_pairs::make(&mut stubs, image, &mut files)?;
-    let mut done = Restarted::default();
     let mut sets = PollSets::new(image);
     for stub in stubs.all() {
-        memory::build(stub, &image.kernel, source, &mut done)?;
+        memory::finish(stub)?;
         sets.fill(stub, &files)?;
         descriptors::set(stub, &files)?;
         process::set(stub)?;
         barriers::register(stub, image)?;
+        filters::install(stub)?;
         threads::start(stub)?;
     }
     for stub in stubs.all() {
@@ -71,6 +97,7 @@ pub fn restart(
         timers::start(stub)?;
         attached::set(stub, image)?;
     }
+    held.finish(image)?;
     files.start(image)?;
     stubs.release()?;
     Ok(done)

@@ -25,7 +25,7 @@ pub fn set(stub: &Stub) -> Result<(), Error> {
         &[process.personality.into()],
     )?;
     stub.call("set the umask", libc::SYS_umask, &[process.umask.into()])?;
-    set_directory(stub)?;
+    set_directories(stub)?;
     let ignored = observe::status(process.pid, process.pid)?.ignored;
     for (index, action) in process.actions.iter().enumerate() {
         let signal = index as i32 + 1;
@@ -65,8 +65,20 @@ pub fn set(stub: &Stub) -> Result<(), Error> {
     Ok(())
 }
 
-fn set_directory(stub: &Stub) -> Result<(), Error> {
-    let name = path(&stub.process.directory);
+/// Sets the root directory and the working directory.
+fn set_directories(stub: &Stub) -> Result<(), Error> {
+    if let Some(confined) = stub.confined
+        && confined.root != b"/"
+    {
+        go_to(stub, &confined.root)?;
+        let here = stub.put(b".\0")?;
+        stub.call("set the root directory", libc::SYS_chroot, &[here])?;
+    }
+    go_to(stub, &stub.process.directory)
+}
+
+fn go_to(stub: &Stub, name: &[u8]) -> Result<(), Error> {
+    let name = path(name);
     let directory = open(
         &name,
         OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,

@@ -18,7 +18,7 @@ use crate::arch::{HUGE_PAGE_BYTES, PAGE_BYTES};
 use crate::error::{Error, failed};
 use crate::image::{Advice, Image, Mapped, Mapping};
 use crate::inject::{Memory, Remote};
-use crate::observe::{Listing, Pagemap};
+use crate::observe::{Listing, Pagemap, Pages};
 use crate::pages::Placed;
 use crate::sys;
 
@@ -68,7 +68,8 @@ impl Reserve {
     pub fn frames(&self) -> Result<Vec<(u64, u64)>, Error> {
         let mut listing = Listing::default();
         let start = self.workspace.behind();
-        Pagemap::open(self.pid)?.list(start, start + self.len_bytes, &mut listing)?;
+        let end = start + self.len_bytes;
+        Pagemap::open(self.pid)?.list(start, end, Pages::Own, &mut listing)?;
         Ok(listing
             .runs
             .iter()

@@ -3,20 +3,23 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::files::OpenFiles;
+use super::makers;
 use super::stubs::{Stub, Stubs};
 use crate::error::{Error, failed};
-use crate::image::{Image, What};
+use crate::image::{Connection, Image, What};
 use crate::special::SocketPair;
 use crate::sys;
 
-/// Leaves an identity as it is, in a call that sets several.
-const SAME: u64 = u32::MAX as u64;
-
 /// Makes all pairs of an image, with what is in them, and puts their ends among the open files.
+/// Listeners listen already.
 pub fn make(stubs: &mut Stubs, image: &Image, files: &mut OpenFiles) -> Result<(), Error> {
     for (index, pair) in (0..).zip(&image.pairs) {
         let stub = maker_of(stubs, image, index, pair)?;
-        let made = as_maker(stub, pair)?;
+        let mut connections = image.connections.iter();
+        let made = match connections.find(|connection| connection.pair == index) {
+            Some(connection) => connect(stub, image, files, connection, pair)?,
+            None => as_maker(stub, pair)?,
+        };
         for (end, other) in [(0, 1), (1, 0)] {
             pair.ends[end]
                 .fill(&made[other])
@@ -37,48 +40,64 @@ fn maker_of<'a, 'i>(
     index: u32,
     pair: &SocketPair,
 ) -> Result<&'a Stub<'i>, Error> {
-    let is_end = |file: u32| {
-        let what = &image.files[file as usize].what;
-        matches!(what, What::SocketEnd { pair, .. } if *pair == index)
-    };
-    let has_it = |stub: &Stub| {
-        let mut descriptors = stub.process.descriptors.iter();
-        descriptors.any(|descriptor| is_end(descriptor.file))
-    };
-    let stubs: &'a [Stub<'i>] = stubs.all();
-    let maker = stubs.iter().find(|stub| stub.process.pid == pair.maker.0);
-    maker
-        .or_else(|| stubs.iter().find(|stub| has_it(stub)))
-        .ok_or(Error::BadImage("a pair of sockets is nobody's"))
+    makers::find(
+        stubs,
+        image,
+        pair.maker.0,
+        |_, what| matches!(what, What::SocketEnd { pair, .. } if *pair == index),
+    )
+}
+
+/// Connects as the maker did, and accepts that.
+fn connect(
+    stub: &Stub,
+    image: &Image,
+    files: &OpenFiles,
+    connection: &Connection,
+    pair: &SocketPair,
+) -> Result<[OwnedFd; 2], Error> {
+    let (_, user, group) = pair.maker;
+    let listener = image.listener(connection);
+    let listener = listener.ok_or(Error::BadImage("nobody listens for a connection"))?;
+    let address = stub.put(&connection.address)?;
+    let fd = makers::acting_as(stub, user, group, || {
+        let kind = (pair.kind | libc::SOCK_CLOEXEC) as u64;
+        let arguments = [libc::AF_UNIX as u64, kind, 0];
+        let fd = stub.call("make a socket", libc::SYS_socket, &arguments)?;
+        let arguments = [fd, address, connection.address.len() as u64];
+        stub.call("connect a socket", libc::SYS_connect, &arguments)?;
+        Ok(fd)
+    })?;
+    let connected = take(stub, fd)?;
+    let accepted = sys::accept(files.file(listener).as_fd());
+    let accepted = accepted.map_err(failed("accept a connection"))?;
+    Ok(match connection.second {
+        true => [connected, accepted],
+        false => [accepted, connected],
+    })
+}
+
+/// Takes a socket from a stub.
+fn take(stub: &Stub, fd: u64) -> Result<OwnedFd, Error> {
+    let process = sys::pidfd_open(stub.process.pid).map_err(failed("open a process"))?;
+    let taken = sys::pidfd_getfd(process.as_fd(), fd as i32);
+    let taken = taken.map_err(failed("take a socket"))?;
+    stub.call("close a descriptor", libc::SYS_close, &[fd])?;
+    Ok(taken)
 }
 
 /// Makes a pair in a stub that has the maker's user and group for the moment.
 fn as_maker(stub: &Stub, pair: &SocketPair) -> Result<[OwnedFd; 2], Error> {
-    let become_one = |user: u32, group: u32| {
-        // The group first, and last when it comes back: it takes the privileges of the user 0.
-        let group = [SAME, group.into(), SAME];
-        let user = [SAME, user.into(), SAME];
-        (group, user)
-    };
     let (_, user, group) = pair.maker;
-    let (to_group, to_user) = become_one(user, group);
-    stub.call("become a pair's maker", libc::SYS_setresgid, &to_group)?;
-    stub.call("become a pair's maker", libc::SYS_setresuid, &to_user)?;
     let address = stub.put(&[0; 8])?;
     let kind = (pair.kind | libc::SOCK_CLOEXEC) as u64;
     let arguments = [libc::AF_UNIX as u64, kind, 0, address];
-    let made = stub.leader().try_call(libc::SYS_socketpair, &arguments)?;
-    let (to_group, to_user) = become_one(0, 0);
-    stub.call("become root again", libc::SYS_setresuid, &to_user)?;
-    stub.call("become root again", libc::SYS_setresgid, &to_group)?;
-    made.map_err(failed("make a pair of sockets"))?;
+    makers::acting_as(stub, user, group, || {
+        stub.call("make a pair of sockets", libc::SYS_socketpair, &arguments)
+    })?;
     let numbers = stub.blank.memory.read_u64(address)?;
-    let process = sys::pidfd_open(stub.process.pid).map_err(failed("open a process"))?;
-    let take = |fd: u64| {
-        let taken = sys::pidfd_getfd(process.as_fd(), fd as i32);
-        let taken = taken.map_err(failed("take a socket"))?;
-        stub.call("close a descriptor", libc::SYS_close, &[fd])?;
-        Ok(taken)
-    };
-    Ok([take(numbers & u64::from(u32::MAX))?, take(numbers >> 32)?])
+    Ok([
+        take(stub, numbers & u64::from(u32::MAX))?,
+        take(stub, numbers >> 32)?,
+    ])
 }

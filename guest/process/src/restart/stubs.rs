@@ -3,7 +3,7 @@
 
 use crate::arch::xfeatures;
 use crate::error::{Error, ProcessPart, Refusal, failed};
-use crate::image::{Ended, Image, Process, Settings};
+use crate::image::{Confined, Ended, Image, Process, Settings};
 use crate::inject::{Memory, Remote};
 use crate::observe;
 use crate::sys;
@@ -28,6 +28,8 @@ pub struct Stub<'a> {
     pub process: &'a Process,
     /// Further settings of that process; an older image has none.
     pub settings: Option<&'a Settings>,
+    /// Its confinement; an older image has none.
+    pub confined: Option<&'a Confined>,
     /// The process that it is so far.
     pub blank: Blank,
     /// Its threads but the leader.
@@ -95,8 +97,8 @@ pub struct Stubs<'a> {
 }
 
 impl<'a> Stubs<'a> {
-    /// Makes the stubs of all processes. The first one gets the reserve's memory, if there is a
-    /// reserve whose addresses are free.
+    /// Makes the stub of the first process. It gets the reserve's memory, if there is a reserve
+    /// whose addresses are free.
     pub fn new(image: &'a Image, reserve: Option<Reserve>) -> Result<Self, Error> {
         let mut all = Self {
             image,
@@ -112,20 +114,34 @@ impl<'a> Stubs<'a> {
             Some((blank, frames)) => all.add(first, blank, Some(frames))?,
             None => all.add_copy(first, Workspace::choose(Some(image), 0)?)?,
         }
-        for (index, process) in image.processes.iter().enumerate().skip(1) {
-            let settings = image.settings.get(index);
+        all.check_processor()?;
+        Ok(all)
+    }
+
+    /// The stub of a process, by its index. It is forked from its parent unless it is there. The
+    /// stubs of all processes before it are there.
+    pub fn make(&mut self, index: usize) -> Result<&mut Stub<'a>, Error> {
+        let process = &self.image.processes[index];
+        if index == self.stubs.len() {
+            let settings = self.image.settings.get(index);
             let exit_signal = settings.map_or(libc::SIGCHLD, |settings| settings.exit_signal);
-            let blank = all.child_of(process.parent.unwrap_or(0), process.pid, exit_signal)?;
-            all.add(process, blank, None)?;
+            let parent = process.parent.unwrap_or(0);
+            let blank = self.child_of(parent, process.pid, exit_signal)?;
+            self.add(process, blank, None)?;
         }
-        for child in &image.ended {
-            let blank = all.child_of(child.parent, child.pid, child.exit_signal)?;
+        Ok(&mut self.stubs[index])
+    }
+
+    /// Makes the children that had ended; they are yet to end.
+    pub fn make_ended(&mut self) -> Result<(), Error> {
+        for child in &self.image.ended {
+            let blank = self.child_of(child.parent, child.pid, child.exit_signal)?;
             if child.session == child.pid {
                 blank.call("make a session", libc::SYS_setsid, &[])?;
             }
-            all.ending.push((child, blank));
+            self.ending.push((child, blank));
         }
-        Ok(all)
+        Ok(())
     }
 
     fn child_of(&self, parent: u32, pid: i32, exit_signal: i32) -> Result<Blank, Error> {
@@ -147,6 +163,7 @@ impl<'a> Stubs<'a> {
         self.stubs.push(Stub {
             process,
             settings: self.image.settings.get(self.stubs.len()),
+            confined: self.image.confined.get(self.stubs.len()),
             blank,
             others: Vec::new(),
             frames,
@@ -173,7 +190,7 @@ impl<'a> Stubs<'a> {
 
     /// Refuses an image whose extended registers this processor and kernel do not have in the same
     /// form.
-    pub fn check_processor(&self) -> Result<(), Error> {
+    fn check_processor(&self) -> Result<(), Error> {
         let pid = self.image.processes[0].pid;
         let here = sys::xstate(pid).map_err(failed("read extended registers"))?;
         let features = xfeatures(&here);

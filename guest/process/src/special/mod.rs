@@ -7,14 +7,20 @@
 mod event_counter;
 mod poll_set;
 mod signals;
+mod socket;
+mod socket_options;
 mod socket_pair;
 mod timer;
+mod watches;
 
 pub use event_counter::EventCounter;
 pub use poll_set::{Entry, FLAGS, entries};
 pub use signals::Signals;
-pub use socket_pair::{SocketEnd, SocketPair};
+pub use socket::{Socket, SocketState};
+pub use socket_options::SocketOption;
+pub use socket_pair::{Connection, SocketEnd, SocketPair};
 pub use timer::Timer;
+pub use watches::{Watch, Watches};
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -30,6 +36,8 @@ pub enum Special {
     Timer(Timer),
     /// signalfd(2).
     Signals(Signals),
+    /// inotify(7), since version 4.
+    Watches(Watches),
 }
 
 /// The kind of a file without a path.
@@ -43,6 +51,8 @@ pub enum SpecialKind {
     Signals,
     /// epoll_create(2).
     PollSet,
+    /// inotify_init(2).
+    Watches,
 }
 
 impl SpecialKind {
@@ -53,6 +63,7 @@ impl SpecialKind {
             "anon_inode:[timerfd]" => Some(Self::Timer),
             "anon_inode:[signalfd]" => Some(Self::Signals),
             "anon_inode:[eventpoll]" => Some(Self::PollSet),
+            "anon_inode:inotify" => Some(Self::Watches),
             _ => None,
         }
     }
@@ -64,6 +75,7 @@ impl SpecialKind {
             Self::Timer => "a timerfd",
             Self::Signals => "a signalfd",
             Self::PollSet => "an epoll",
+            Self::Watches => "an inotify",
         }
     }
 }
@@ -76,6 +88,10 @@ impl Special {
             SpecialKind::EventCounter => Some(Self::EventCounter(EventCounter::read(copy)?)),
             SpecialKind::Timer => Some(Self::Timer(Timer::read(copy)?)),
             SpecialKind::Signals => Some(Self::Signals(Signals::read(copy)?)),
+            // Those that cannot be kept were refused.
+            SpecialKind::Watches => Some(Self::Watches(
+                Watches::read(copy)?.map_err(io::Error::other)?,
+            )),
             SpecialKind::PollSet => None,
         })
     }
@@ -86,6 +102,7 @@ impl Special {
             Self::EventCounter(counter) => counter.make(),
             Self::Timer(timer) => timer.make(),
             Self::Signals(signals) => signals.make(),
+            Self::Watches(watches) => watches.make(),
         }
     }
 
@@ -93,6 +110,7 @@ impl Special {
     pub fn start(&self, made: &OwnedFd) -> io::Result<()> {
         match self {
             Self::Timer(timer) => timer.start(made.as_fd()),
+            Self::Watches(watches) => watches.start(made),
             Self::EventCounter(_) | Self::Signals(_) => Ok(()),
         }
     }
@@ -102,6 +120,7 @@ impl Special {
         match self {
             Self::EventCounter(counter) => counter.fault(),
             Self::Timer(timer) => timer.fault(),
+            Self::Watches(watches) => watches.fault(),
             Self::Signals(_) => None,
         }
     }

@@ -15,7 +15,7 @@ const SO_PASSPIDFD: i32 = 76;
 /// Since Linux 6.16.
 const SO_PASSRIGHTS: i32 = 83;
 /// Options that are numbers or times, each with its length. A kernel may lack some.
-const OPTIONS: [(i32, usize); 15] = [
+pub(super) const OPTIONS: [(i32, usize); 15] = [
     (libc::SO_BROADCAST, 4),
     (libc::SO_TIMESTAMP, 4),
     (libc::SO_TIMESTAMPNS, 4),
@@ -42,6 +42,17 @@ pub struct SocketPair {
     pub maker: (i32, u32, u32),
     /// Its ends.
     pub ends: [SocketEnd; 2],
+}
+
+/// A pair that connect(2) and accept(2) have made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Index in the image's pairs; its maker is who connected.
+    pub pair: u32,
+    /// The second end was accepted, not the first.
+    pub second: bool,
+    /// The address of the listener that accepted it, as bind(2) takes it.
+    pub address: Vec<u8>,
 }
 
 /// One end of a pair.
@@ -80,10 +91,10 @@ impl SocketEnd {
     ) -> io::Result<Result<Self, &'static str>> {
         const SO_PEEK_OFF: i32 = 42;
         const NO_OFFSET: [u8; 4] = (-1i32).to_ne_bytes();
-        if !sys::socket_option(copy, libc::SO_GET_FILTER, 0)?.is_empty() {
+        if !sys::socket_option(copy, libc::SOL_SOCKET, libc::SO_GET_FILTER, 0)?.is_empty() {
             return Ok(Err("is a socket with a filter"));
         }
-        if sys::socket_option(copy, SO_PEEK_OFF, 4)? != NO_OFFSET {
+        if sys::socket_option(copy, libc::SOL_SOCKET, SO_PEEK_OFF, 4)? != NO_OFFSET {
             return Ok(Err("is a socket that peeks at an offset (SO_PEEK_OFF)"));
         }
         let held = match kind {
@@ -97,17 +108,17 @@ impl SocketEnd {
                  shut down",
             ));
         };
-        let passes = sys::socket_option(copy, libc::SO_PASSCRED, 4)? != [0; 4];
+        let passes = sys::socket_option(copy, libc::SOL_SOCKET, libc::SO_PASSCRED, 4)? != [0; 4];
         if passes && !held.is_empty() {
             return Ok(Err("is a socket with bytes of a known sender on the way"));
         }
         let number = |option| {
-            let value = sys::socket_option(copy, option, 4)?;
+            let value = sys::socket_option(copy, libc::SOL_SOCKET, option, 4)?;
             let value = value.try_into().map_err(|_| unreadable())?;
             io::Result::Ok(u32::from_ne_bytes(value))
         };
         let options = OPTIONS.iter().filter_map(|(option, len)| {
-            let value = sys::socket_option(copy, *option, *len).ok()?;
+            let value = sys::socket_option(copy, libc::SOL_SOCKET, *option, *len).ok()?;
             Some((*option, value))
         });
         Ok(Ok(Self {
@@ -122,7 +133,7 @@ impl SocketEnd {
     pub fn fill(&self, other: &OwnedFd) -> io::Result<()> {
         let room = (self.held.len() + ROOM_BYTES) as u32;
         let force = libc::SO_SNDBUFFORCE;
-        sys::set_socket_option(other.as_fd(), force, &room.to_ne_bytes())?;
+        sys::set_socket_option(other.as_fd(), libc::SOL_SOCKET, force, &room.to_ne_bytes())?;
         sys::send_all(other.as_fd(), &self.held)
     }
 
@@ -131,13 +142,29 @@ impl SocketEnd {
         let force = [libc::SO_SNDBUFFORCE, libc::SO_RCVBUFFORCE];
         for (option, value) in force.into_iter().zip(self.buffers) {
             // The kernel doubles what it is given.
-            sys::set_socket_option(made.as_fd(), option, &(value / 2).to_ne_bytes())?;
+            sys::set_socket_option(
+                made.as_fd(),
+                libc::SOL_SOCKET,
+                option,
+                &(value / 2).to_ne_bytes(),
+            )?;
         }
         for (option, value) in &self.options {
-            if sys::socket_option(made.as_fd(), *option, value.len())? != *value {
-                sys::set_socket_option(made.as_fd(), *option, value)?;
-            }
+            set_if_other(made.as_fd(), libc::SOL_SOCKET, *option, value)?;
         }
         sys::shut_down(made.as_fd(), self.shut_down)
+    }
+}
+
+/// Sets an option unless it has this value.
+pub(super) fn set_if_other(
+    socket: BorrowedFd,
+    level: i32,
+    option: i32,
+    value: &[u8],
+) -> io::Result<()> {
+    match sys::socket_option(socket, level, option, value.len())? == value {
+        true => Ok(()),
+        false => sys::set_socket_option(socket, level, option, value),
     }
 }

@@ -1,12 +1,18 @@
 //! System calls that neither the standard library nor nix offers. All of this crate's `unsafe` is
 //! here.
 
+mod held;
 mod process;
 mod ptrace;
+mod sockets;
 mod special;
 mod terminal;
 mod unix_sockets;
 
+pub use held::{
+    Segment, View, add_seals, make_segment, memory_file, remove_segment, seals, segment,
+    shared_anonymous,
+};
 pub use process::{
     FileTable, OWNER_GROUP, OWNER_THREAD, Schedule, WITNESS_NAME, affinity, can_flush_l1d,
     clone_stub, clone_witness, core_cookie, file_owner, has_landlock, kill, limit, lock_range,
@@ -14,19 +20,20 @@ pub use process::{
     set_limit, set_nice, set_schedule, share_table,
 };
 pub use ptrace::{
-    Options, Queue, Stop, Waited, continue_with, detach, dispatches_calls, interrupt,
+    Options, Queue, Stop, Waited, continue_with, detach, dispatches_calls, filter, interrupt,
     pending_signals, poll_stop, registers, rseq_area, seize, set_registers, set_signal_mask,
     set_xstate, signal_mask, step_syscall, wait_stop, xstate,
 };
+pub use sockets::{
+    accept, address, bind, connect, listen, make_socket, peek_stream, peer_address, send_all,
+    set_socket_option, shut_down, socket_option,
+};
 pub use special::{
-    arm_timer, clock, event_counter, is_ready, poll_set, set_timer_ticks, signals, timer,
-    timer_left, watches,
+    add_watch, arm_timer, choose_next_watch, clock, drain, event_counter, is_ready, is_watched,
+    open_by_handle, poll_set, remove_watch, set_timer_ticks, signals, timer, timer_left, watches,
 };
 pub use terminal::{set_terminal_modes, terminal_modes};
-pub use unix_sockets::{
-    UnixSocket, maker, peek_stream, send_all, set_socket_option, shut_down, socket_option,
-    unix_sockets,
-};
+pub use unix_sockets::{UnixSocket, maker, unix_sockets};
 
 use std::io;
 

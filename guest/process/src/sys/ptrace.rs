@@ -77,13 +77,43 @@ fn plain(
     check(unsafe { libc::ptrace(request, tid, address, value) })
 }
 
-/// Seizes a thread; it goes on running.
+/// Seizes a thread; it goes on running. Its filters of system calls do nothing while it is traced,
+/// if this process has none itself.
 pub fn seize(tid: i32, options: Options) -> io::Result<()> {
     let mut flags = libc::PTRACE_O_TRACESYSGOOD;
     if options == Options::Restart {
         flags |= libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEFORK;
     }
-    plain(libc::PTRACE_SEIZE, tid, 0, flags as usize).map(drop)
+    let seize = |flags: i32| plain(libc::PTRACE_SEIZE, tid, 0, flags as usize).map(drop);
+    match seize(flags | libc::PTRACE_O_SUSPEND_SECCOMP) {
+        Err(error) if [Some(libc::EPERM), Some(libc::EINVAL)].contains(&error.raw_os_error()) => {
+            seize(flags)
+        }
+        seized => seized,
+    }
+}
+
+/// Reads a filter of system calls of a stopped thread, by its number from the oldest on: its
+/// program, and its flags. None: there are no more.
+pub fn filter(tid: i32, number: usize) -> io::Result<Option<(Vec<u8>, u64)>> {
+    const GET_FILTER: libc::c_uint = 0x420c;
+    const GET_METADATA: libc::c_uint = 0x420d;
+    const INSTRUCTION_BYTES: usize = 8;
+    let count = match plain(GET_FILTER, tid, number, 0) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+        count => count? as usize,
+    };
+    let mut program = vec![0u8; count * INSTRUCTION_BYTES];
+    // struct seccomp_metadata: the number, and the flags.
+    let mut metadata = [number as u64, 0];
+    // SAFETY: the kernel writes as many instructions as it has counted, as the thread stands still,
+    // and then to metadata, whose length it is given.
+    unsafe {
+        check(libc::ptrace(GET_FILTER, tid, number, program.as_mut_ptr()))?;
+        let len = size_of_val(&metadata);
+        check(libc::ptrace(GET_METADATA, tid, len, metadata.as_mut_ptr()))?;
+    }
+    Ok(Some((program, metadata[1])))
 }
 
 /// Makes a seized thread stop soon.

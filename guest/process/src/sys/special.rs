@@ -11,6 +11,9 @@ const KCMP_EPOLL_TFD: libc::c_int = 7;
 /// `_IOW('T', 0, __u64)`.
 const TFD_IOC_SET_TICKS: libc::Ioctl = 0x4008_5400;
 
+/// `_IOW('I', 0, __s32)`.
+const INOTIFY_IOC_SETNEXTWD: libc::Ioctl = 0x4004_4900;
+
 /// A time in seconds and nanoseconds.
 pub type Time = (i64, i64);
 
@@ -104,7 +107,7 @@ pub fn poll_set() -> io::Result<OwnedFd> {
 
 /// True if a descriptor of a process is the file that an entry of a poll set watches. `set` is the
 /// set of a process; the entry is the one with this number, of several the one of that place.
-pub fn watches(
+pub fn is_watched(
     (pid, fd): (i32, i32),
     (owner, set): (i32, i32),
     number: i32,
@@ -124,6 +127,62 @@ pub fn watches(
         )
     };
     check(order).map(|order| order == 0)
+}
+
+/// Makes a file for inotify(7) without watches.
+pub fn watches() -> io::Result<OwnedFd> {
+    // SAFETY: the call takes numbers only.
+    fresh(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) }.into())
+}
+
+/// Has the next watch get this number; an error if the kernel cannot do that.
+pub fn choose_next_watch(file: BorrowedFd, number: i32) -> io::Result<()> {
+    // SAFETY: the call takes numbers only.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), INOTIFY_IOC_SETNEXTWD, number) }.into()).map(drop)
+}
+
+/// Adds a watch, and answers its number.
+pub fn add_watch(file: BorrowedFd, path: &[u8], mask: u32) -> io::Result<i32> {
+    let path = std::ffi::CString::new(path)?;
+    // SAFETY: the path lives through the call.
+    let added = unsafe { libc::inotify_add_watch(file.as_raw_fd(), path.as_ptr(), mask) };
+    check(added.into()).map(|number| number as i32)
+}
+
+/// Removes a watch.
+pub fn remove_watch(file: BorrowedFd, number: i32) -> io::Result<()> {
+    // SAFETY: the call takes numbers only.
+    check(unsafe { libc::inotify_rm_watch(file.as_raw_fd(), number) }.into()).map(drop)
+}
+
+/// Reads all events, and forgets them.
+pub fn drain(file: BorrowedFd) -> io::Result<()> {
+    let mut events = [0u8; 4096];
+    while is_ready(file, libc::POLLIN)? {
+        // SAFETY: the kernel writes at most the length of events.
+        let read = unsafe { libc::read(file.as_raw_fd(), events.as_mut_ptr().cast(), 4096) };
+        check(read as libc::c_long)?;
+    }
+    Ok(())
+}
+
+/// Opens a file by its handle, for its path only. `mount` is a file of the same file system.
+pub fn open_by_handle(mount: BorrowedFd, kind: i32, handle: &[u8]) -> io::Result<OwnedFd> {
+    // struct file_handle: length, kind, bytes.
+    let mut bytes = (handle.len() as u32).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(handle);
+    let flags = libc::O_PATH | libc::O_CLOEXEC;
+    // SAFETY: the kernel reads a handle of the length that is in its first number.
+    let opened = unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            mount.as_raw_fd(),
+            bytes.as_ptr(),
+            flags,
+        )
+    };
+    fresh(opened)
 }
 
 /// True if a file is ready for any of these events now (poll(2)).

@@ -97,6 +97,10 @@ fn every_page_is_in_its_frame() {
         "private-file",
         "protected",
         "threads",
+        "memory-files",
+        "shared-anonymous",
+        "segments",
+        "deleted-files",
     ] {
         if !can_run() {
             return;
@@ -110,11 +114,38 @@ fn every_page_is_in_its_frame() {
         assert_eq!(
             source.frames.len() as u64,
             image.pages,
-            "pages were left out"
+            "{scenario}: pages were left out"
         );
         let again = subject.capture(CaptureOptions::default(), FreezeEnd::Thaw);
         let (again, _) = again.unwrap_or_else(|error| panic!("capture: {error}"));
         assert_eq!(again.pages, image.pages, "{scenario} has other pages now");
         subject.finish();
     }
+}
+
+/// Children have in common what they have from their parent. What only children have in common is
+/// placed for each.
+#[test]
+fn memory_that_a_fork_shares_is_taken_and_placed_once() {
+    if !can_run() {
+        return;
+    }
+    let options = CaptureOptions {
+        tree: true,
+        ..CaptureOptions::default()
+    };
+    let mut subject = Subject::start("forked-memory");
+    let captured = subject.capture(options, FreezeEnd::Kill);
+    let (image, pages) = captured.unwrap_or_else(|error| panic!("capture: {error}"));
+    subject.reap_killed(&image);
+    let mappings = (image.processes.iter()).flat_map(|process| &process.mappings);
+    let runs = mappings.flat_map(|mapping| &mapping.pages);
+    let of_all: u64 = runs.map(|run| run.pages).sum();
+    assert_eq!(pages.taken(), image.pages);
+    assert!(of_all > 6 * 1500 && image.pages < 2000, "{}", image.pages);
+    let mut source = Adopting::new(pages);
+    subject.restart(&image, &mut source);
+    let placed = source.frames.len() as u64;
+    assert!((image.pages..2000).contains(&placed), "{placed}");
+    subject.finish();
 }

@@ -13,6 +13,7 @@ mod refuses;
 mod reserves;
 #[path = "../scenarios.rs"]
 mod scenarios;
+mod servers;
 mod survives;
 mod trees;
 mod windows;

@@ -1,9 +1,13 @@
 //! Refusals, by name, of captures and restarts: the process continues.
 
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+
+use nvvmm_process::image::What;
 use nvvmm_process::{CaptureOptions, Error, FreezeEnd, Image, RestartOptions, restart};
 
 use crate::for_each_refusal;
-use crate::harness::{Subject, can_run};
+use crate::harness::{Subject, can_run, one_at_a_time};
 use crate::scenarios::is_refused;
 
 /// Both the check before a freeze and the one inside must refuse the scenario; the process goes on,
@@ -85,6 +89,28 @@ fn system_calls_that_are_dispatched() {
     refused_when_it_stands_still("dispatched-calls", "has its system calls dispatched");
 }
 
+/// A check also tells of what a restart gives back in another state.
+#[test]
+fn a_connection_that_comes_back_reset_is_told_before() {
+    if !can_run() {
+        return;
+    }
+    let mut subject = Subject::start("reset-connection");
+    let checked = {
+        let _alone = one_at_a_time();
+        nvvmm_process::check(subject.pid, CaptureOptions::default())
+    };
+    let checked = checked.unwrap_or_else(|error| panic!("check: {error}"));
+    assert_eq!(checked.counts(), (1, 1));
+    let remarks = checked.remarks();
+    let mut lines = remarks.iter().map(ToString::to_string);
+    assert!(
+        remarks.len() == 2 && lines.all(|line| line.ends_with("it comes back reset")),
+        "{remarks:?}"
+    );
+    subject.finish();
+}
+
 /// A lock that somebody else has by the time of a restart.
 #[test]
 fn restart_without_a_lock() {
@@ -119,6 +145,48 @@ fn restart_without_a_lock() {
             "had a lock of a file, and somebody else has it now",
         );
     }
+    subject.restart(&image, &mut pages);
+    subject.finish();
+}
+
+/// Addresses that somebody else has by the time of a restart: a path, and a port.
+#[test]
+fn restart_without_an_address() {
+    if !can_run() {
+        return;
+    }
+    let killed = |scenario: &str| {
+        let mut subject = Subject::start(scenario);
+        let captured = subject.capture(CaptureOptions::default(), FreezeEnd::Kill);
+        let (image, pages) = captured.unwrap_or_else(|error| panic!("capture: {error}"));
+        subject.reap_killed(&image);
+        (subject, image, pages)
+    };
+    let (mut subject, image, mut pages) = killed("unix-sockets");
+    let path = subject.path("socket");
+    std::fs::remove_file(&path).expect("a socket");
+    let other = UnixListener::bind(&path).expect("a socket");
+    let mut again = |image: &Image| restart(image, &RestartOptions::default(), None, &mut pages);
+    expect_refusal(again(&image), "which somebody else has now");
+    assert!(path.exists(), "it removed another's socket");
+    drop(other);
+    std::fs::remove_file(&path).expect("a socket");
+    std::fs::write(&path, "").expect("a file");
+    expect_refusal(again(&image), "where there is another file now");
+    std::fs::remove_file(&path).expect("a file");
+    subject.restart(&image, &mut pages);
+    subject.finish();
+
+    let (mut subject, image, mut pages) = killed("internet-sockets");
+    let mut ports = image.files.iter().filter_map(|file| match &file.what {
+        What::Socket(socket) => socket.port().filter(|port| *port != 0),
+        _ => None,
+    });
+    let port = ports.next().expect("a port");
+    let other = TcpListener::bind(("127.0.0.1", port)).expect("the port");
+    let refused = restart(&image, &RestartOptions::default(), None, &mut pages);
+    expect_refusal(refused, "its socket: somebody else has it now");
+    drop(other);
     subject.restart(&image, &mut pages);
     subject.finish();
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use nvvmm_process::{CaptureOptions, CopiedPages, Empty, FreezeEnd, Image, Reserve};
 
 use crate::adopts::{Adopting, frame_of};
-use crate::harness::{Subject, can_run, one_at_a_time};
+use crate::harness::{Subject, assert_same_pages, can_run, one_at_a_time};
 use crate::proc_view::{assert_same, proc_view};
 
 const PAGE_BYTES: u64 = 4096;
@@ -69,10 +69,10 @@ fn pages_from(scenario: &str, options: CaptureOptions, bytes: u64) -> (u64, u64)
     assert_same(&before, subject.pid);
     let again = subject.capture(options, FreezeEnd::Thaw);
     let (again, _) = again.unwrap_or_else(|error| panic!("capture: {error}"));
-    assert_eq!(again.pages, image.pages, "{scenario} has other pages now");
+    assert_same_pages(&image, &again);
     subject.finish();
     let placed = source.frames.len() as u64;
-    assert_eq!(placed, image.pages, "pages were left out");
+    assert!(placed >= image.pages, "pages were left out");
     let reserved = source
         .frames
         .iter()

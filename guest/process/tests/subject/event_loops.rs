@@ -25,7 +25,7 @@ pub fn scenario(name: &str, _: &Fixture) -> Option<Check> {
     })
 }
 
-fn owned(fd: i32) -> File {
+pub fn owned(fd: i32) -> File {
     assert!(fd >= 0, "{}", std::io::Error::last_os_error());
     // SAFETY: a call has just made it; it is nobody's yet.
     unsafe { OwnedFd::from_raw_fd(fd) }.into()

@@ -3,10 +3,13 @@
 //! gets the files `ready`, then `passed`; the test makes `go`. More commands are in module
 //! `detached`.
 
+mod confined;
 mod detached;
 mod event_loops;
 mod files;
+mod held;
 mod identity;
+mod listeners;
 mod memory;
 #[path = "../proc_view.rs"]
 mod proc_view;
@@ -68,9 +71,12 @@ fn run(name: &str, directory: PathBuf) {
         threads::scenario,
         signals::scenario,
         files::scenario,
+        held::scenario,
         event_loops::scenario,
         settings::scenario,
         sockets::scenario,
+        confined::scenario,
+        listeners::scenario,
         identity::scenario,
         registers::scenario,
         syscalls::scenario,

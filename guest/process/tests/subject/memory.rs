@@ -55,6 +55,11 @@ impl Region {
         }
     }
 
+    /// Memory that is mapped at this address.
+    pub fn at(start: *mut u8, pages: usize) -> Self {
+        Self { start, pages }
+    }
+
     pub fn anonymous(pages: usize) -> Self {
         Self::map(pages, READ_WRITE, libc::MAP_PRIVATE, None)
     }
@@ -128,13 +133,54 @@ impl Region {
     }
 
     fn flags(&self) -> String {
+        self.in_smaps("VmFlags:")
+    }
+
+    /// The value of a field of /proc/self/smaps for the mapping that this region is in.
+    fn in_smaps(&self, key: &str) -> String {
         let smaps = std::fs::read_to_string("/proc/self/smaps").expect("smaps");
-        let begin = format!("{:x}-", self.start as usize);
-        let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&begin));
-        lines
-            .find(|line| line.starts_with("VmFlags:"))
-            .expect("flags")
-            .to_owned()
+        let start = self.start as usize;
+        let has_it = |line: &&str| {
+            let range = line
+                .split_once(' ')
+                .and_then(|(range, _)| range.split_once('-'));
+            let number = |text| usize::from_str_radix(text, 16).ok();
+            let range = range.and_then(|(from, to)| Some(number(from)?..number(to)?));
+            range.is_some_and(|range| range.contains(&start))
+        };
+        let mut lines = smaps.lines().skip_while(|line| !has_it(line));
+        let found = lines.find_map(|line| line.strip_prefix(key));
+        found.expect("a field").to_owned()
+    }
+
+    /// At least so many processes have what this one has of it.
+    pub fn assert_shared_by(&self, processes: u64) {
+        let kib = |key| -> u64 {
+            let value = self.in_smaps(key);
+            value
+                .trim()
+                .trim_end_matches(" kB")
+                .parse()
+                .expect("a number")
+        };
+        let (all, share) = (kib("Rss:"), kib("Pss:"));
+        assert!(
+            share * processes <= all,
+            "{share} of {all} KiB are its share"
+        );
+    }
+
+    /// The same region with more pages, perhaps elsewhere. It must be one mapping.
+    pub fn grow(&self, pages: usize) -> Self {
+        let (old, new) = (self.pages * PAGE, pages * PAGE);
+        // SAFETY: all of this region, in which nothing of Rust's lives.
+        let start = unsafe { libc::mremap(self.start.cast(), old, new, libc::MREMAP_MAYMOVE) };
+        let error = std::io::Error::last_os_error();
+        assert_ne!(start, libc::MAP_FAILED, "mremap: {error}");
+        Self {
+            start: start.cast(),
+            pages,
+        }
     }
 }
 

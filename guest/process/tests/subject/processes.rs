@@ -15,6 +15,7 @@ pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
         "shared-loop" => shared_loop(fixture),
         "exit-signal" => exit_signal(fixture),
         "stopped-child" => stopped_child(),
+        "forked-memory" => forked_memory(fixture),
         _ => return None,
     })
 }
@@ -97,6 +98,58 @@ fn tree(fixture: &Fixture) -> Check {
         answers.read_exact(&mut word).expect("an answer");
         assert_eq!(&word, b"yes");
         (0..64).for_each(|page| region.assert_filled(page, 21));
+    })
+}
+
+/// Processes that a fork has made have most of their memory in common; each has written some pages,
+/// given some back, and let its memory grow. One has a child of its own.
+fn forked_memory(fixture: &Fixture) -> Check {
+    const PAGES: usize = 1500;
+    let region = Region::anonymous(PAGES);
+    (0..PAGES).for_each(|page| region.fill(page, 5));
+    let (questions, mut question) = pipe().expect("a pipe");
+    let directory = &fixture.directory;
+    let body = |number: u64| {
+        region.fill(number as usize, 10 + number);
+        region.advise(20 + number as usize, 1, libc::MADV_DONTNEED);
+        let verify = move |region: &Region| {
+            let own = [number as usize, 20 + number as usize];
+            region.assert_filled(own[0], 10 + number);
+            region.assert_zero(own[1]);
+            let others = (0..PAGES).filter(|page| !own.contains(page));
+            others.for_each(|page| region.assert_filled(page, 5));
+        };
+        std::fs::write(directory.join(format!("child-{number}")), "").expect("a file");
+        (&questions).read_exact(&mut [0]).expect("a question");
+        verify(&region);
+        let grown = region.grow(PAGES + 200);
+        grown.fill(PAGES + 100, 6);
+        verify(&grown);
+        i32::from(number == 3)
+    };
+    let children: Vec<i32> = (0..4)
+        .map(|number| {
+            fork(|| match number {
+                3 => {
+                    let grandchild = fork(|| body(3));
+                    let ended = body(4);
+                    ended + wait(grandchild)
+                }
+                _ => body(number),
+            })
+        })
+        .collect();
+    (0..5).for_each(|number| wait_for(&fixture.path(&format!("child-{number}"))));
+    // The heap of this process goes on where those of its children end.
+    let heap: Vec<Vec<u8>> = (0..50).map(|number| vec![number; 3000]).collect();
+    Box::new(move || {
+        region.assert_shared_by(3);
+        (0..PAGES).for_each(|page| region.assert_filled(page, 5));
+        question.write_all(b"12345").expect("room");
+        let ends: Vec<i32> = children.iter().map(|child| wait(*child)).collect();
+        assert_eq!(ends, [0, 0, 0, 1]);
+        let mut blocks = (0..).zip(&heap);
+        assert!(blocks.all(|(number, block)| block == &vec![number; 3000]));
     })
 }
 

@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::ptr;
 
+use crate::listeners::packet_socket;
 use crate::memory::{PAGE, Region};
 use crate::processes::{fork, wait};
 use crate::{Check, Fixture};
@@ -18,6 +19,7 @@ const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 /// Sets one thing up, and keeps it.
 pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
     descriptor(name, fixture)
+        .or_else(|| socket(name, fixture))
         .or_else(|| confined(name))
         .or_else(|| mapping(name, fixture))
         .or_else(|| whole_process(name, fixture))
@@ -26,31 +28,29 @@ pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
 /// Things that have a file descriptor.
 fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
     Some(match name {
-        "connected-socket" => {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-            let address = listener.local_addr().expect("an address");
-            keep((
-                std::net::TcpStream::connect(address).expect("a socket"),
-                listener,
-            ))
-        }
-        "named-socket" => {
-            let listener = UnixListener::bind(fixture.path("socket")).expect("a socket");
-            keep((
-                UnixStream::connect(fixture.path("socket")).expect("a socket"),
-                listener,
-            ))
-        }
         "io-uring" => keep(io_uring()),
-        "memfd" => {
+        "shared-memfd" => {
             // SAFETY: the name lives through the call.
             assert!(unsafe { libc::memfd_create(c"test".as_ptr(), 0) } >= 0);
+            outsider(fixture);
             keep(())
         }
-        "deleted-file" => {
-            let file = File::create(fixture.path("deleted")).expect("a file");
-            std::fs::remove_file(fixture.path("deleted")).expect("the file");
+        "huge-memfd" => {
+            // SAFETY: the name lives through the call.
+            assert!(unsafe { libc::memfd_create(c"huge".as_ptr(), libc::MFD_HUGETLB) } >= 0);
+            keep(())
+        }
+        "linked-file" => {
+            let file = File::create(fixture.path("file")).expect("a file");
+            std::fs::hard_link(fixture.path("file"), fixture.path("other")).expect("a name");
+            std::fs::remove_file(fixture.path("file")).expect("the file");
             keep(file)
+        }
+        "deleted-directory" => {
+            std::fs::create_dir(fixture.path("directory")).expect("a directory");
+            let directory = File::open(fixture.path("directory")).expect("the directory");
+            std::fs::remove_dir(fixture.path("directory")).expect("the directory");
+            keep(directory)
         }
         "lease" => {
             let file = File::create(fixture.path("leased")).expect("a file");
@@ -59,21 +59,22 @@ fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
             assert_eq!(set, 0);
             keep(file)
         }
-        "inotify" => {
-            // SAFETY: the call takes numbers only.
-            assert!(unsafe { libc::inotify_init1(libc::IN_CLOEXEC) } >= 0);
+        "unread-events" => {
+            let path =
+                std::ffi::CString::new(fixture.path("").into_os_string().into_encoded_bytes());
+            let path = path.expect("a path");
+            // SAFETY: the path lives through the call.
+            unsafe {
+                let watches = libc::inotify_init1(libc::IN_CLOEXEC);
+                assert!(libc::inotify_add_watch(watches, path.as_ptr(), libc::IN_CREATE) > 0);
+            }
+            std::fs::write(fixture.path("file"), "").expect("a file");
             keep(())
         }
         "shared-counter" => {
             // SAFETY: the call takes numbers only.
             assert!(unsafe { libc::eventfd(0, 0) } >= 0);
-            orphan(|| {
-                // SAFETY: the call takes numbers only.
-                unsafe { libc::alarm(60) };
-                while fixture.directory.exists() && !fixture.path("passed").exists() {
-                    std::thread::sleep(std::time::Duration::from_millis(2));
-                }
-            });
+            outsider(fixture);
             keep(())
         }
         "outside-pipe" => {
@@ -84,6 +85,38 @@ fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
                 let _ = reader.read(&mut [0]);
             });
             keep(writer)
+        }
+        _ => return None,
+    })
+}
+
+/// Sockets.
+fn socket(name: &str, fixture: &Fixture) -> Option<Check> {
+    Some(match name {
+        "packet-socket" => keep(packet_socket()),
+        "outside-socket" => {
+            let listener = UnixListener::bind(fixture.path("socket")).expect("a socket");
+            outsider(fixture);
+            keep(listener)
+        }
+        "waiting-connection" => {
+            let listener = UnixListener::bind(fixture.path("socket")).expect("a socket");
+            let client = UnixStream::connect(fixture.path("socket")).expect("a socket");
+            keep((listener, client))
+        }
+        "outside-connection" => {
+            let listener = UnixListener::bind(fixture.path("socket")).expect("a socket");
+            let client = UnixStream::connect(fixture.path("socket")).expect("a socket");
+            orphan(|| {
+                // SAFETY: nothing of this process uses its copy of the other end.
+                unsafe { libc::close(client.as_raw_fd()) };
+                let _accepted = listener.accept().expect("a connection");
+                while fixture.directory.exists() && !fixture.path("passed").exists() {
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
+            });
+            drop(listener);
+            keep(client)
         }
         _ => return None,
     })
@@ -146,6 +179,17 @@ fn keys() -> Check {
     keep(())
 }
 
+/// Makes a process outside that has what this one has, and ends with it.
+fn outsider(fixture: &Fixture) {
+    orphan(|| {
+        // SAFETY: the call takes numbers only.
+        unsafe { libc::alarm(60) };
+        while fixture.directory.exists() && !fixture.path("passed").exists() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    });
+}
+
 /// Kinds of memory.
 fn mapping(name: &str, fixture: &Fixture) -> Option<Check> {
     Some(match name {
@@ -157,17 +201,10 @@ fn mapping(name: &str, fixture: &Fixture) -> Option<Check> {
                 .expect("a device");
             keep(Region::map(4, READ_WRITE, libc::MAP_PRIVATE, Some(&device)))
         }
-        "shared-anonymous" => keep(Region::map(4, READ_WRITE, libc::MAP_SHARED, None)),
-        "deleted-mapping" => {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(fixture.path("mapped"))
-                .expect("a file");
-            file.set_len(PAGE as u64).expect("room");
-            std::fs::remove_file(fixture.path("mapped")).expect("the file");
-            keep(Region::map(1, READ_WRITE, libc::MAP_SHARED, Some(&file)))
+        "outside-memory" => {
+            let region = Region::map(4, READ_WRITE, libc::MAP_SHARED, None);
+            outsider(fixture);
+            keep(region)
         }
         "mapped-file" => {
             std::fs::write(fixture.path("mapped"), vec![1; PAGE]).expect("a file");
@@ -179,11 +216,13 @@ fn mapping(name: &str, fixture: &Fixture) -> Option<Check> {
                 Some(&file),
             ))
         }
-        "system-v-memory" => {
+        "part-of-segment" => {
             // SAFETY: a segment of its own, which goes away with this process.
             unsafe {
-                let segment = libc::shmget(libc::IPC_PRIVATE, PAGE, 0o600);
-                assert_ne!(libc::shmat(segment, ptr::null(), 0) as isize, -1);
+                let segment = libc::shmget(libc::IPC_PRIVATE, 2 * PAGE, 0o600);
+                let at = libc::shmat(segment, ptr::null(), 0);
+                assert_ne!(at as isize, -1);
+                assert_eq!(libc::munmap(at, PAGE), 0);
                 assert_eq!(libc::shmctl(segment, libc::IPC_RMID, ptr::null_mut()), 0);
             }
             keep(())

@@ -19,7 +19,7 @@ pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
 }
 
 /// The maker of the pair, by the kernel.
-fn maker(socket: &impl AsRawFd) -> [u32; 3] {
+pub fn maker(socket: &impl AsRawFd) -> [u32; 3] {
     let mut maker = [0u32; 3];
     let mut len = size_of_val(&maker) as libc::socklen_t;
     let place = maker.as_mut_ptr().cast();

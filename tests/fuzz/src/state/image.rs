@@ -4,8 +4,9 @@ use std::sync::LazyLock;
 
 use nvvmm::process::first_privilege;
 use nvvmm_process::image::{
-    EventCounter, Image, MappedFile, Mapping, OpenFile, PollEntry, Process, Settings, SignalAction,
-    SocketPair, Special, Thread, ThreadSettings, What,
+    Confined, Connection, EventCounter, Filter, HeldFile, Image, MappedFile, Mapping, OpenFile,
+    PollEntry, Process, Settings, SignalAction, Socket, SocketPair, SocketState, Special, Thread,
+    ThreadSettings, What,
 };
 
 use crate::script::Script;
@@ -61,7 +62,13 @@ fn example() -> &'static [u8] {
             offset: 0,
         };
         let mut image = Image {
-            files: vec![file(stdio), file(counter), file(What::PollSet { entries })],
+            files: vec![
+                file(stdio),
+                file(counter),
+                file(What::PollSet { entries }),
+                file(What::Socket(Box::new(listener()))),
+                file(What::Held { held: 0 }),
+            ],
             processes: vec![process],
             settings: vec![Settings {
                 threads: vec![ThreadSettings::default(); 2],
@@ -72,12 +79,46 @@ fn example() -> &'static [u8] {
                 maker: (7, 1000, 1000),
                 ..SocketPair::default()
             }],
+            held: vec![HeldFile::default()],
+            confined: vec![confined()],
+            connections: vec![Connection {
+                pair: 0,
+                second: true,
+                address: listener().address,
+            }],
             ..Image::default()
         };
         image.kernel.vdso_bytes = 0x2000;
         image.encode().expect("an image")
     });
     &EXAMPLE
+}
+
+/// Confinement by one filter of system calls.
+fn confined() -> Confined {
+    Confined {
+        root: b"/".to_vec(),
+        filters: vec![Filter {
+            program: vec![0; 8],
+            logs: false,
+        }],
+    }
+}
+
+/// A unix socket that listens at a name.
+fn listener() -> Socket {
+    const UNIX: i32 = 1;
+    const STREAM: i32 = 1;
+    Socket {
+        family: UNIX,
+        kind: STREAM,
+        address: b"\x01\0\0name".to_vec(),
+        state: SocketState::Listening {
+            backlog: 5,
+            listener: (7, 1000, 1000),
+        },
+        ..Socket::default()
+    }
 }
 
 /// Changes a good image, and makes its length and checksum right.

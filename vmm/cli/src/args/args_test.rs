@@ -208,6 +208,26 @@ fn what_makes_no_sense_is_refused() {
 }
 
 #[test]
+fn a_check_has_no_name_and_everything_else_has_one() {
+    for (line, kind) in [
+        (
+            "nvvmm snapshot v --process 1",
+            ClapError::MissingRequiredArgument,
+        ),
+        (
+            "nvvmm snapshot v --check",
+            ClapError::MissingRequiredArgument,
+        ),
+        (
+            "nvvmm snapshot v s --process 1 --check",
+            ClapError::ArgumentConflict,
+        ),
+    ] {
+        assert_eq!(parse(line).unwrap_err(), kind, "{line}");
+    }
+}
+
+#[test]
 fn commands_that_list_or_report_have_json() {
     for line in [
         "nvvmm ps --json",
@@ -219,6 +239,7 @@ fn commands_that_list_or_report_have_json() {
         "nvvmm run --kernel k --detach --json",
         "nvvmm restore s --detach --json",
         "nvvmm snapshot v s --process 4711 --tree --kill --json",
+        "nvvmm snapshot v --process 4711 --tree --kill --check --json",
         "nvvmm restore s --into v --json",
     ] {
         assert!(parse(line).is_ok(), "{line}");

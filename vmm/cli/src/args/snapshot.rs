@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::ArgPredicate;
 use clap_complete::engine::ArgValueCandidates;
 use nvvmm_snapshot::Durability;
 
@@ -19,7 +20,9 @@ Examples:
   nvvmm snapshot web suspended --stop
       The VM ends; 'nvvmm restore suspended --once' continues it.
   nvvmm snapshot web job-1 --process 4711 --kill
-      Captures one process of the guest; 'nvvmm restore job-1 --into VM' restarts it.";
+      Captures one process of the guest; 'nvvmm restore job-1 --into VM' restarts it.
+  nvvmm snapshot web --process 4711 --tree --check
+      Says if that could be captured, and what would come back otherwise than it is.";
 
 /// `nvvmm snapshot`.
 #[derive(Debug, Args)]
@@ -28,7 +31,12 @@ pub struct SnapshotArguments {
     #[arg(value_parser = values::vm_name, add = ArgValueCandidates::new(completion::vms))]
     pub vm: String,
     /// Name of the new snapshot, up to 128 of A-Z a-z 0-9 . _ -
-    #[arg(value_parser = values::new_snapshot_name)]
+    #[arg(
+        value_parser = values::new_snapshot_name,
+        required = false,
+        required_unless_present = "check",
+        default_value_if("check", ArgPredicate::IsPresent, "unnamed"),
+    )]
     pub name: String,
     /// End the VM after the snapshot. By default it runs on
     #[arg(long)]
@@ -61,6 +69,12 @@ pub struct SnapshotArguments {
     /// Kill the process when the snapshot is complete
     #[arg(long, requires = "process")]
     pub kill: bool,
+    /// Say if the process could be captured, and what would come back otherwise than it is. Nothing
+    /// is stopped, and there is no snapshot
+    ///
+    /// Some things are found only when the process stands still, such as Landlock and keys.
+    #[arg(long, requires = "process", conflicts_with_all = ["name", "durability"])]
+    pub check: bool,
     /// Require that the snapshot survives the end of any process, a crash or restart of the host,
     /// or a power cut. The command fails if the pool cannot do that; 'nvvmm pool status' shows
     /// what it can. By default a snapshot survives as much as the pool can do

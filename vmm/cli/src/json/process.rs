@@ -63,6 +63,39 @@ impl Captured {
     }
 }
 
+/// Report of a check (`snapshot --process --check`).
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Checked {
+    /// Kind of the report.
+    #[cfg_attr(test, schemars(extend("const" = "check")))]
+    kind: &'static str,
+    /// Name of the VM.
+    vm: String,
+    /// Process id in the guest.
+    guest_pid: i32,
+    /// Processes that would be captured.
+    process_count: u32,
+    /// Threads of these processes.
+    thread_count: u32,
+    /// Differences that a restart would make, in words of the guest.
+    remarks: Vec<String>,
+}
+
+impl Checked {
+    /// JSON of the agent's answer.
+    pub fn of(vm: &str, pid: i32, checked: &nvvmm_protocol::Checked) -> Self {
+        Self {
+            kind: "check",
+            vm: vm.to_owned(),
+            guest_pid: pid,
+            process_count: checked.processes,
+            thread_count: checked.threads,
+            remarks: checked.remarks.lines().map(str::to_owned).collect(),
+        }
+    }
+}
+
 /// Report of a restart (`restore --into`).
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

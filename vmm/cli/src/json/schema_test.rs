@@ -65,7 +65,7 @@ fn schemas() -> Vec<(&'static str, Value)> {
         ("send", of::<moving::Sent>()),
         (
             "snapshot",
-            of::<Either<snapshot::Taken, process::Captured>>(),
+            of::<Either<Either<snapshot::Taken, process::Captured>, process::Checked>>(),
         ),
         ("snapshots", of::<Vec<snapshot::Snapshot>>()),
         ("spare", of::<Vec<vm::Spares>>()),
