@@ -8,9 +8,13 @@ use vm_memory::Bytes;
 
 use super::{
     ProcessError,
-    named::{NamedRun, access_to, address_of, named_runs, per_chunk},
+    named::{NamedRun, access_to, address_of, frames_of, named_runs, per_chunk},
 };
 use crate::cow::{CHUNK_FRAMES, CowEngine};
+
+/// Frames that an agent may name for pages, for each frame of the VM. A page is named once for each
+/// process that has it and not its parent, and a frame again when it was used for a moment.
+const PLACED_PER_FRAME_MAX: u64 = 4;
 
 /// An image that is being restarted from. It stays pinned while any of its blocks may be behind a
 /// frame.
@@ -52,11 +56,10 @@ impl Placing {
     ) -> Result<(), ProcessError> {
         let named = named_runs(runs, engine.ram(), self.pages)?;
         self.named += runs.iter().map(|run| u64::from(run.pages)).sum::<u64>();
-        if self.named > self.pages {
-            return Err(ProcessError::Invalid(format!(
-                "more frames than the image has pages ({})",
-                self.pages
-            )));
+        if self.named > frames_of(engine.ram()) * PLACED_PER_FRAME_MAX {
+            return Err(ProcessError::Invalid(
+                "frames for pages again and again".to_owned(),
+            ));
         }
         for (chunk, runs) in per_chunk(named) {
             self.place_in_chunk(chunk, &runs, engine, pool)?;
