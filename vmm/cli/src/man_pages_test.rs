@@ -38,7 +38,7 @@ fn a_synopsis_has_values_and_what_must_be_given_first() {
     let synopsis = section_of(&page, "SYNOPSIS");
     assert!(synopsis.contains("process|host|power"), "{synopsis}");
     assert!(
-        synopsis.ends_with("\\fIVM\\fR\n\\fINAME\\fR\n"),
+        synopsis.ends_with("\\fIVM\\fR\n[\\fINAME\\fR]\n"),
         "{synopsis}"
     );
 }
