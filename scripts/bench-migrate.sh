@@ -76,7 +76,8 @@ make_network() {
     ip -n "nvvmm-migrate-$host" link set "nvvmm-mig-$host" up
     ip -n "nvvmm-migrate-$host" link set lo up
     ((delay == 0)) || ip netns exec "nvvmm-migrate-$host" \
-      tc qdisc add dev "nvvmm-mig-$host" root netem delay "${delay}ms" limit 100000
+      tc qdisc add dev "nvvmm-mig-$host" root netem delay "${delay}ms" limit 100000 ||
+      die "this kernel cannot delay packets (netem)" "leave out --delay"
   done
 }
 
