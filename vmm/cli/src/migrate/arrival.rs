@@ -19,7 +19,7 @@ use nvvmm_snapshot::{FaultPoint, fault_point};
 
 use super::decision::{Decided, Decision, sweep};
 use super::message::{
-    DATA_BYTES_MAX, Frame, FromSource, FromTarget, PROTOCOL_VERSION, message, say,
+    DATA_BYTES_MAX, Frame, FromSource, FromTarget, PROTOCOL_VERSION, message, out_of_turn, say,
 };
 use super::names::Names;
 use super::receiver;
@@ -394,8 +394,4 @@ fn kind_of(exit_code: i32) -> ErrorKind {
     let mut all = all.into_iter();
     let found = all.find(|kind| i32::from(kind.exit_code()) == exit_code);
     found.unwrap_or(ErrorKind::Failed)
-}
-
-fn out_of_turn() -> VmError {
-    VmError::failed("the source said something that does not fit here")
 }

@@ -242,6 +242,11 @@ fn write_frame(output: &mut impl Write, kind: u8, body: &[u8]) -> io::Result<()>
     output.write_all(body)
 }
 
+/// Error of a message of the source that does not fit where it came.
+pub(super) fn out_of_turn() -> VmError {
+    VmError::failed("the source said something that does not fit here")
+}
+
 fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{what} came"))
 }

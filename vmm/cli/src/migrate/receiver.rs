@@ -12,7 +12,9 @@ use std::process::ExitCode;
 use nvvmm::VmError;
 use nvvmm_snapshot::ReceiveOptions;
 
-use super::message::{DATA_BYTES_MAX, DataReader, Frame, FromSource, FromTarget, message, say};
+use super::message::{
+    DATA_BYTES_MAX, DataReader, Frame, FromSource, FromTarget, message, out_of_turn, say,
+};
 use super::names::Names;
 use crate::args::ArriveArguments;
 use crate::pool_path;
@@ -51,11 +53,7 @@ fn receive_all(path: &Path, output: &mut impl Write) -> Result<(), VmError> {
                 names.remove_snapshots(&pool, Some(&snapshot))?;
                 say(output, &FromTarget::Received).map_err(|e| broken(&e))?;
             }
-            _ => {
-                return Err(VmError::failed(
-                    "the source said something that does not fit here",
-                ));
-            }
+            _ => return Err(out_of_turn()),
         }
     }
     Ok(())
