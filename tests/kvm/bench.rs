@@ -233,7 +233,7 @@ fn the_curve_of_rates_has_a_ring_at_each_period() {
 fn each_technique_is_measured_with_and_without() {
     // The pool determines the engine.
     let host = Host::new(64);
-    if !can_be_measured(&host) {
+    if !nvvmm_test_profile::sized(false, true) || !can_be_measured(&host) {
         return;
     }
     let out = tempfile::tempdir().unwrap();
@@ -282,6 +282,9 @@ fn each_technique_is_measured_with_and_without() {
 fn clusters_and_mappings_are_measured_for_every_policy() {
     // The pool determines the engine.
     let host = Host::new(64);
+    if !nvvmm_test_profile::sized(false, true) {
+        return;
+    }
     if host.engine() == Engine::Private {
         println!("left out on {}: its kernel copies", host.medium().name());
         return;

@@ -11,6 +11,9 @@ use crate::region::sim::{Lie, Random, Undone};
 
 /// States that are looked at before a lie counts as not found.
 const STATES: u64 = 60_000;
+/// The first history that is run without a duty: both were first found by it when all before it were
+/// run, too.
+const SOON: u64 = 4;
 
 fn assert_found(lie: &Lie) -> String {
     silence_kills();
@@ -43,7 +46,7 @@ fn assert_missed(duty: Duty) {
     silence_kills();
     LEFT_OUT.set(Some(duty));
     let mut oracle = Oracle::new(None);
-    let found = (0..).find_map(|seed| {
+    let found = (SOON..).find_map(|seed| {
         assert!(oracle.states < STATES, "{duty:?} was not missed");
         run(Random::new(seed).next(), &mut oracle, None, STATES).err()
     });
