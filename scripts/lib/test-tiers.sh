@@ -10,14 +10,15 @@ pmem_host=(--memory 4G --pmem 1280M --pmem 1280M --pmem 1280M)
 host_stopped=123
 # Tests of the tier kvm that a medium has a part in: how it maps, frees, grows, survives.
 medium_tests=(commands::a_durability commands::snapshot_and_stop counters:: dirty_log::
-  fault_points::a_process full_pool:: grow:: instant:: kill:: ring:: scrub::a_flipped sharing::
-  tree::)
+  fault_points::a_process full_pool:: grow:: instant:: kill:: pool_disks::a_disk_that ring::
+  scrub::a_flipped sharing:: tree::)
 # The same on an emulated host, for the gate. XFS shares with ext4 all but making room in a file:
 # what makes most of it is tested there.
 gate_ext4_tests=(commands::a_durability commands::snapshot_and_stop
   instant::two_vcpus_in_random_order kill:: tree::once_consumes)
 gate_xfs_tests=(commands::snapshot_and_stop grow::)
-gate_devdax_tests=(commands::snapshot_and_stop full_pool::a_snapshot_that tree::once_consumes)
+gate_devdax_tests=(commands::snapshot_and_stop full_pool::a_snapshot_that
+  pool_disks::a_disk_that tree::once_consumes)
 # Tests of the tier kvm that only root can do: they mount, or play other users. All the others are
 # run as an ordinary user, too.
 root_tests=(full_medium:: host_lacks:: lacks::a_control other_user:: sandbox::a_vm_has
