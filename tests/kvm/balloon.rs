@@ -28,10 +28,10 @@ fn what_a_guest_gives_back_is_gone_and_snapshots_meanwhile_are_of_one_instant() 
     vm.ask(&format!("fill {FILLED_MIB} 3"));
     vm.ask("churn on 5 rand");
     let mut names = Vec::new();
-    for (way, rounds) in [("report", 12), ("balloon", 12)] {
+    for (way, rounds) in [("report", 3), ("balloon", 3)] {
         vm.console().say(&format!("give {way} {rounds}"));
-        for number in 0..3 {
-            random.pause(80);
+        for number in 0..2 {
+            random.pause(40);
             let name = format!("{way}{number}");
             vm.snapshot(&name);
             names.push(name);

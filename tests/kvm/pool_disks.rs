@@ -167,7 +167,7 @@ fn names_of_disks_that_are_not_there_or_in_use_are_told() {
 fn a_disk_that_was_laid_out_for_it_is_shown_as_memory_on_any_medium() {
     let host = host();
     let image = host.runtime().join("root.img");
-    std::fs::write(&image, [7; (3 << 20) + 512]).unwrap();
+    std::fs::write(&image, vec![7; (3 << 20) + 512]).unwrap();
     let image = image.to_str().unwrap();
     host.run(&["disk", "import", image, "--name", "root", "--dax"])
         .ok();
@@ -184,7 +184,7 @@ fn a_disk_that_was_laid_out_for_it_is_shown_as_memory_on_any_medium() {
         let kernel = kernel.to_str().unwrap();
         let disk = "tools,ro,dax";
         host.run(&["run", "--kernel", kernel, "--detach", "--disk", disk])
-            .refused(4, "nvvmm disk import --dax");
+            .refused(4, "disk import - --dax");
     }
     host.assert_pool_clean();
 }

@@ -7,6 +7,8 @@ use crate::balloon::{Balloon, PIECE_BYTES, PIECES_MAX};
 use crate::jobs::Lane;
 use crate::sys;
 
+/// One of so many frames is written.
+const STEP: usize = 8;
 /// Words of a frame that are written and looked at.
 const WORDS: [usize; 2] = [0, FRAME_WORDS - 1];
 
@@ -47,7 +49,7 @@ impl Giver {
         self.end - self.first
     }
 
-    /// Writes to all of it and gives it back, so many times. It is empty at the end.
+    /// Writes to each piece of it and gives it back, so many times. It is empty at the end.
     pub fn give(&self, way: Way, rounds: u64) -> Result<(), Trouble> {
         let balloon = Balloon::find().ok_or(Trouble::NoBalloon)?;
         for _ in 0..rounds {
@@ -95,7 +97,7 @@ impl Giver {
 
     fn gfns(&self) -> impl Iterator<Item = u64> + use<> {
         let frames = PIECE_BYTES / FRAME_BYTES;
-        self.first * frames..self.end * frames
+        (self.first * frames..self.end * frames).step_by(STEP)
     }
 
     fn write(&self) {
