@@ -14,8 +14,8 @@ fn number(host: &Host, vm: &Vm<'_>, script: &str) -> u64 {
     number.unwrap_or_else(|_| panic!("{script}: {text}"))
 }
 
-/// The disruption marker and the generation counter of the VMClock page, as the driver of Linux 6.13
-/// and later shows them. Empty without that driver.
+/// The disruption marker and the generation counter of the VMClock page, as the driver of Linux
+/// 6.13 and later shows them. Empty without that driver.
 fn clock_generation(host: &Host, vm: &Vm<'_>) -> String {
     let word = |offset: u32| {
         format!(

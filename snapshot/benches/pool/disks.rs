@@ -69,7 +69,7 @@ pub fn measure(criterion: &mut Criterion) {
     });
 }
 
-/// What a snapshot does to a disk in its pause.
+/// The part of a snapshot's pause that disks have.
 fn cuts(criterion: &mut Criterion, head: &Arc<DiskHead>) {
     let mut group = criterion.benchmark_group("disk, cut");
     for changes in [1, 4096] {

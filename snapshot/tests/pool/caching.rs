@@ -1,4 +1,4 @@
-//! What is read of a disk in a pool on a file is in memory once: in the page cache of the pool.
+//! A disk in a pool on a file that is read is in memory once: in the page cache of the pool.
 
 use std::path::Path;
 use std::process::Command;

@@ -14,8 +14,8 @@ use crate::stats::Counter;
 
 const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
-/// Host addresses set aside for guest RAM. All of it is mapped readable for its whole life: first as
-/// demand-zero anonymous memory, later by whatever is mapped over it. All but what is mapped by
+/// Host addresses set aside for guest RAM. All of it is mapped readable for its whole life: first
+/// as demand-zero anonymous memory, later by whatever is mapped over it. All but what is mapped by
 /// [`Sharing::ReadOnly`] is writable, too; that is never written.
 #[derive(Debug)]
 pub struct AddressRange {

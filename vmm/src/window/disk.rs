@@ -18,8 +18,8 @@ struct Run {
 
 /// Maps a disk; no more than `pieces_max` mappings are made. What it has no blocks of reads as
 /// zeros, and so does the rest up to the size that Linux takes. The disk must stay pinned as long
-/// as this exists. On a medium with pages of 2 MiB each piece must be whole pages of it: the rest of
-/// a page may be somebody else's.
+/// as this exists. On a medium with pages of 2 MiB each piece must be whole pages of it: the rest
+/// of a page may be somebody else's.
 ///
 /// # Errors
 /// [`WindowError`].
