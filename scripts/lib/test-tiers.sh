@@ -17,8 +17,7 @@ medium_tests=(commands::a_durability commands::snapshot_and_stop counters:: dirt
 gate_ext4_tests=(commands::a_durability commands::snapshot_and_stop
   instant::two_vcpus_in_random_order kill:: tree::once_consumes)
 gate_xfs_tests=(commands::snapshot_and_stop grow::)
-gate_devdax_tests=(commands::snapshot_and_stop full_pool::a_snapshot_that
-  pool_disks::a_disk_that tree::once_consumes)
+gate_devdax_tests=(commands::snapshot_and_stop full_pool::a_snapshot_that tree::once_consumes)
 # Tests of the tier kvm that only root can do: they mount, or play other users. All the others are
 # run as an ordinary user, too.
 root_tests=(full_medium:: host_lacks:: lacks::a_control other_user:: sandbox::a_vm_has
