@@ -348,10 +348,16 @@ fn a_pool_that_an_older_program_has_open_stays_old_and_says_so() {
     let opened = open(control.handle().0, &locks).unwrap();
     STAYS_OLD.set(false);
     let refused = opened.newest_version();
-    assert!(matches!(refused, Err(crate::Error::InUse { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(crate::Error::InUse { .. })),
+        "{refused:?}"
+    );
     drop(opened);
     let opened = open(control.handle().0, &locks).unwrap();
-    assert_eq!(opened.newest_version().unwrap(), crate::layout::FORMAT_VERSION);
+    assert_eq!(
+        opened.newest_version().unwrap(),
+        crate::layout::FORMAT_VERSION
+    );
 }
 
 #[test]
