@@ -7,6 +7,7 @@
 #   --kernel VERSION  6.1 (default): the distribution's kernel, which is 6.1 on Debian 12.
 #                     6.12: the kernel of Debian's bookworm-backports, in its own directory
 #                     guest-6.12
+#                     newest: that of trixie-backports (7.3 in November 2026), in guest-newest
 #   --fresh           fetches the kernel again, to get the newest one
 #   --print           prints shell assignments of NVVMM_GUEST_KERNEL, NVVMM_GUEST_KERNEL_ELF and
 #                     NVVMM_GUEST_INITRAMFS
@@ -31,6 +32,11 @@ while (($#)); do
       case ${2:-} in
         6.1) kernel=cloud directory=guest ;;
         6.12) kernel=cloud-6.12 directory=guest-6.12 ;;
+        newest)
+          kernel=cloud-newest directory=guest-newest
+          # Linux has it since 6.13.
+          guest_modules+=(ptp_vmclock)
+          ;;
         *) die "--kernel ${2:-} is not known" "see ${0##*/} --help" ;;
       esac
       shift

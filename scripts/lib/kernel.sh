@@ -22,12 +22,14 @@ stock_kernel_package() {
 }
 
 # fetch_kernel KIND DIR: fetches a kernel and unpacks it (see unpack_kernel). KIND is a flavour or
-# the name of a package. A flavour with -6.12 at its end is that of Debian's bookworm-backports.
+# the name of a package. A flavour with -6.12 at its end is that of Debian's bookworm-backports, one
+# with -newest that of trixie-backports.
 fetch_kernel() {
   local package=$1
   case $1 in
     linux-image-*) ;;
     *-6.12) from_backports fetch_kernel "${1%-6.12}" "$2"; return ;;
+    *-newest) from_suite trixie-backports fetch_kernel "${1%-newest}" "$2"; return ;;
     *) package=$(stock_kernel_package "$1") ;;
   esac
   unpack_kernel "$package" "$2"

@@ -10,8 +10,8 @@ pmem_host=(--memory 4G --pmem 1280M --pmem 1280M --pmem 1280M)
 host_stopped=123
 # Tests of the tier kvm that a medium has a part in: how it maps, frees, grows, survives.
 medium_tests=(commands::a_durability commands::snapshot_and_stop counters:: dirty_log::
-  fault_points::a_process full_pool:: grow:: instant:: kill:: ring:: scrub::a_flipped sharing::
-  tree::)
+  fault_points::a_process full_pool:: grow:: instant:: kill:: pool_disks::a_disk_that ring::
+  scrub::a_flipped sharing:: tree::)
 # The same on an emulated host, for the gate. XFS shares with ext4 all but making room in a file:
 # what makes most of it is tested there. Kills are tested on the media of the host itself, and a
 # power cut here.
@@ -414,14 +414,53 @@ nightly_kvm() {
 # All tests with one kernel in the guest; then, with a newer one, those for which kernels differ.
 nightly_linux() {
   tier_note=$(kvm_reason)
-  need_packages gdb openssl
+  need_packages gdb openssl iperf3
   prepare "building nvvmm (release)" need_release || return 0
   local -x NVVMM_BIN=$NVVMM_RELEASE_BIN
   [[ $guest == 6.12 ]] || linux_tests 6.1
   case $guest in
     6.12) linux_tests 6.12 ;;
-    '') linux_tests 6.12 "${newer_kernel_tests[@]}" ;;
+    '')
+      linux_tests 6.12 "${newer_kernel_tests[@]}"
+      linux_tests newest identity::
+      ;;
   esac
+  ((${#test_arguments[@]} > 0)) || { linux_on_huge_pages; linux_debian; }
+}
+
+# in_linux_host NAME OPTION... -- COMMAND...: runs it where KVM boots Linux.
+in_linux_host() {
+  local name=$1 options=()
+  shift
+  while [[ $1 != -- ]]; do options+=("$1"); shift; done
+  shift
+  if [[ $(kvm_kind) == direct ]]; then
+    "$@"
+  else
+    tier_how=nested
+    NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-10} nested "$name" "${options[@]}" -- "$@"
+  fi
+}
+
+# A disk that guests read in memory, in a pool that is mapped 2 MiB at a time.
+linux_on_huge_pages() {
+  local test_command
+  prepare "making the Linux guest" make_guests 6.1 || return 0
+  set_test_command linux
+  run_tests_on hugetlbfs "a disk as memory" in_linux_host linux-hugetlbfs --memory 4G -- \
+    "$here/on-medium.sh" hugetlbfs "${test_command[@]}" --test-threads=1 pool_disk::a_disk_in
+}
+
+# A whole Debian on a disk of the pool, with fio and sqlite.
+linux_debian() {
+  local test_command image=$NVVMM_CACHE/debian-test/debian
+  mkdir -p "${image%/*}"
+  prepare "making an image of Debian" "$here/debian-image.sh" --release bookworm \
+    --include fio,sqlite3 --output "$image.img" || return 0
+  set_test_command linux
+  NVVMM_DEBIAN_IMAGE=$image run_tests "a Debian on a disk" \
+    in_linux_host linux-debian --memory 6G -- \
+    "${test_command[@]}" --test-threads=1 --ignored debian::
 }
 
 # linux_tests VERSION [TEST...]: tests of the command line, else these, else all.

@@ -24,6 +24,11 @@ impl Overlay {
         self.chunks.is_empty()
     }
 
+    /// Number of chunks of which something is known.
+    pub(crate) fn chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
     /// The changes of a chunk.
     pub(crate) fn chunk(&self, index: ChunkIndex) -> Option<&OverlayChunk> {
         self.chunks.get(&index)
@@ -94,7 +99,7 @@ impl OverlayChunk {
         for place in self.known.places() {
             leaf.set(place, self.blocks.get(place));
         }
-        ChunkMap::Frames(Arc::new(leaf))
+        ChunkMap::Frames(Arc::new(leaf)).simplified()
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod altered_state;
 mod bad_input;
+mod balloon;
 mod bench;
 mod commands;
 mod core_dump;

@@ -164,6 +164,55 @@ fn names_of_disks_that_are_not_there_or_in_use_are_told() {
 }
 
 #[test]
+fn a_disk_that_was_laid_out_for_it_is_shown_as_memory_on_any_medium() {
+    let host = host();
+    let image = host.runtime().join("root.img");
+    std::fs::write(&image, vec![7; (3 << 20) + 512]).unwrap();
+    let image = image.to_str().unwrap();
+    host.run(&["disk", "import", image, "--name", "root", "--dax"])
+        .ok();
+    let vm = boot(&host, &["root,ro,dax", "base"]);
+    assert_eq!(vm.status()["disks"][0]["dax"], true);
+    host.run(&["snapshot", &vm.name, "s"]).ok();
+    let copy = host.restore("s", &[]);
+    assert_eq!(copy.status()["disks"][0]["dax"], true);
+    copy.stop();
+    vm.stop();
+    // A disk whose blocks lie anywhere.
+    if matches!(host.medium().name(), "hugetlbfs" | "devdax") {
+        let kernel = required("NVVMM_BAREMETAL_GUEST");
+        let kernel = kernel.to_str().unwrap();
+        let disk = "tools,ro,dax";
+        host.run(&["run", "--kernel", kernel, "--detach", "--disk", disk])
+            .refused(4, "disk import - --dax");
+    }
+    host.assert_pool_clean();
+}
+
+#[test]
+fn a_snapshot_that_a_disk_leaves_no_room_for_is_refused_before_the_pause() {
+    let host = Host::new(64);
+    let pool = Pool::open(host.pool()).unwrap();
+    // Its map may take more than there is, if the guest writes.
+    pool.create_disk("large", 32 << 40).unwrap();
+    let vm = boot(&host, &["large"]);
+    let ballast = pool.hold("ballast").unwrap();
+    let free = pool.status().unwrap().free_blocks;
+    let _taken = ballast.take_blocks((free - 600) as u32).unwrap();
+    for more in [&[][..], &["--disks-only"]] {
+        // What is said before the pause.
+        let arguments = [&["snapshot", vm.name.as_str(), "s"][..], more].concat();
+        host.run(&arguments).refused(5, "may be needed");
+    }
+    // A guest that is paused writes nothing more.
+    host.run(&["pause", &vm.name]).ok();
+    host.run(&["snapshot", &vm.name, "s"]).ok();
+    drop(ballast);
+    vm.stop();
+    host.assert_pool_clean();
+}
+
+#[test]
 fn a_snapshot_of_disks_only_has_them_and_no_vm() {
     let host = host();
     let vm = boot(&host, &["base", "tools,ro"]);

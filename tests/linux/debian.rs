@@ -1,9 +1,9 @@
 //! A whole Debian whose root file system is a disk of the pool: programs write to it and verify it,
 //! while snapshots are taken and copies run.
 //!
-//! Not part of a run of scripts/test.sh: it needs an image, and some minutes. Make the image by
-//! `scripts/debian-image.sh --release bookworm --include fio,sqlite3 --output DIR/debian.img`, set
-//! `NVVMM_DEBIAN_IMAGE=DIR/debian`, and run this test by its name.
+//! The nightly run of scripts/test.sh makes the image that this needs. By hand:
+//! `scripts/debian-image.sh --release bookworm --include fio,sqlite3 --output DIR/debian.img`, and
+//! `NVVMM_DEBIAN_IMAGE=DIR/debian`.
 
 use std::{
     path::Path,

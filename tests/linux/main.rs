@@ -11,6 +11,7 @@ mod debian;
 mod debugger;
 mod disk;
 mod identity;
+mod iperf;
 mod life;
 mod many_copies;
 mod memory;

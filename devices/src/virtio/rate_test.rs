@@ -42,6 +42,30 @@ fn requests_come_at_the_pace_of_the_rate() {
 }
 
 #[test]
+fn any_rate_is_kept_to_a_hundredth_by_whoever_asks_when_told() {
+    for bytes_per_s in [64 << 10, 1 << 20, 125_000_000, 5 << 30] {
+        for bytes in [60, 1514, 65_536] {
+            let mut throttle = Throttle::new(rate(bytes_per_s, 0)).unwrap();
+            // What was saved up goes first.
+            assert!(throttle.admit_at(0, bytes_per_s, Duration::ZERO));
+            let (mut now, mut admitted) = (Duration::ZERO, 0);
+            while admitted < 20_000 * bytes {
+                if throttle.admit_at(0, bytes, now) {
+                    admitted += bytes;
+                } else {
+                    now += throttle.wait(bytes, now);
+                }
+            }
+            let of_rate = admitted as f64 / (now.as_secs_f64() * bytes_per_s as f64);
+            assert!(
+                (of_rate - 1.0).abs() < 0.01,
+                "{bytes} B at {bytes_per_s} B/s: {of_rate}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_request_that_is_larger_than_the_bucket_begins_when_it_is_full_and_is_paid_afterwards() {
     let mut throttle = Throttle::new(rate(1000, 0)).unwrap();
     assert!(throttle.admit_at(0, 5000, Duration::ZERO));

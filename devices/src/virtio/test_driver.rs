@@ -294,7 +294,18 @@ impl Driver {
 
     /// Runs the machine's event loop until it has nothing to do.
     pub(super) fn run_events(&mut self) {
-        while self.events.run_with_timeout(0).unwrap() > 0 {}
+        self.count_events();
+    }
+
+    /// The same. Gives the number of events.
+    pub(super) fn count_events(&mut self) -> usize {
+        let mut handled = 0;
+        loop {
+            match self.events.run_with_timeout(0).unwrap() {
+                0 => return handled,
+                now => handled += now,
+            }
+        }
     }
 
     /// Lets the machine's event loop handle what is ready now.

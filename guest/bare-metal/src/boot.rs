@@ -3,6 +3,11 @@
 /// First word of the boot block, "NVVMFLT1".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"NVVMFLT1");
 
+/// Address at which the registers of virtio-mmio devices are mapped, one page for each slot.
+pub const DEVICES: u64 = 511 << 30;
+/// The number of slots.
+pub const DEVICES_MAX: u64 = 19;
+
 /// The VMM's message to the guest, at the address in `rsi`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]

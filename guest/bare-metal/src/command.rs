@@ -71,6 +71,15 @@ impl Touch {
     }
 }
 
+/// The way in which `give` tells the host of memory that the guest does not use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Reports it as free.
+    Report,
+    /// Puts it into the balloon, and takes it out again.
+    Balloon,
+}
+
 /// An amount of memory, from the first frame under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
@@ -102,6 +111,10 @@ pub enum Command {
     Touch(Extent, Touch),
     /// `write START COUNT [STRIDE]`
     Write(u64, u64, u64),
+    /// `give report|balloon ROUNDS`
+    Give(Way, u64),
+    /// `give lie`
+    GiveAll,
     /// `pace on MIB|all [seq|rand] [write|read] [LIMIT]`
     PaceOn(Extent, Walk, u64),
     /// `pace off`
@@ -159,6 +172,12 @@ pub fn parse(line: &str) -> Option<Command> {
             let (start, count) = (number(words.next()?)?, number(words.next()?)?);
             Command::Write(start, count, words.next().map_or(Some(1), number)?)
         }
+        "give" => match words.next()? {
+            "report" => Command::Give(Way::Report, number(words.next()?)?),
+            "balloon" => Command::Give(Way::Balloon, number(words.next()?)?),
+            "lie" => Command::GiveAll,
+            _ => return None,
+        },
         "pace" => match words.next() {
             None => Command::Pace,
             Some("on") => pace_on(&mut words)?,

@@ -31,6 +31,12 @@ fn commands_read() {
         parse("touch all"),
         Some(Command::Touch(Extent::All, Touch::Dirty))
     );
+    assert_eq!(parse("give report 3"), Some(Command::Give(Way::Report, 3)));
+    assert_eq!(
+        parse("give balloon 1"),
+        Some(Command::Give(Way::Balloon, 1))
+    );
+    assert_eq!(parse("give lie"), Some(Command::GiveAll));
     assert_eq!(parse("write 1 2"), Some(Command::Write(1, 2, 1)));
     assert_eq!(parse("write 1 2 3"), Some(Command::Write(1, 2, 3)));
     let walk = |at_random, writes| Walk { at_random, writes };

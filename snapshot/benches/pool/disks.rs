@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use criterion::{Criterion, Throughput};
 use nvvmm_snapshot::DiskHead;
@@ -57,6 +58,7 @@ pub fn measure(criterion: &mut Criterion) {
     });
     group.finish();
     flushes(criterion, &head);
+    cuts(criterion, &head);
     drop((head, vm));
     let mut copies = 0;
     criterion.bench_function("disk/copy", |bencher| {
@@ -65,6 +67,26 @@ pub fn measure(criterion: &mut Criterion) {
             pool.copy_disk("data", &format!("copy{copies}")).unwrap()
         });
     });
+}
+
+/// The part of a snapshot's pause that disks have.
+fn cuts(criterion: &mut Criterion, head: &Arc<DiskHead>) {
+    let mut group = criterion.benchmark_group("disk, cut");
+    for changes in [1, 4096] {
+        group.bench_function(format!("of {changes} changed blocks"), |bencher| {
+            bencher.iter_batched(
+                || {
+                    head.flush().unwrap();
+                    for block in 0..changes {
+                        head.write(block * 2 * BLOCK, &[3; BLOCK as usize]).unwrap();
+                    }
+                },
+                |()| head.cut().unwrap(),
+                criterion::BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
 }
 
 fn flushes(criterion: &mut Criterion, head: &DiskHead) {

@@ -12,7 +12,7 @@ use super::contents::{Snapshots, difference, read_snapshots};
 use super::disks::{Between, is_torn};
 use super::expected::{intended, intended_disks};
 use super::model::{Model, Outcome, PROCESSES, Process};
-use super::oracle::{Allowed, Oracle, StateId, panic_text, random_crash};
+use super::oracle::{Allowed, Oracle, StateId, open, panic_text, random_crash};
 use super::silence_kills;
 use super::steps::{Step, next_step};
 use crate::catalog::read_slot;
@@ -20,7 +20,7 @@ use crate::layout::{Layout, SUPERBLOCK_BLOCKS};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
 use crate::pool::STAYS_OLD;
 use crate::region::Region;
-use crate::region::sim::{CrashPoint, Image, Killed, Lie, Random};
+use crate::region::sim::{CrashPoint, Image, Killed, Lie, Random, region_with};
 
 const STEPS: u32 = 80;
 /// Crash states that a run of the gate looks at, and a nightly one.
@@ -334,6 +334,30 @@ fn make_old(region: &impl Region) -> crate::Result<()> {
         region.flush(offset, BLOCK_SIZE_BYTES)?;
     }
     region.fence()
+}
+
+#[test]
+fn a_pool_that_an_older_program_has_open_stays_old_and_says_so() {
+    let control = region_with(Image::zeros(POOL_BYTES[0]));
+    let layout = Layout::for_size(POOL_BYTES[0]).unwrap();
+    let region = control.handle().0;
+    crate::pool::format(&region, &layout, [7; 16], false).unwrap();
+    make_old(&region).unwrap();
+    let locks = tempfile::NamedTempFile::new().unwrap();
+    STAYS_OLD.set(true);
+    let opened = open(control.handle().0, &locks).unwrap();
+    STAYS_OLD.set(false);
+    let refused = opened.newest_version();
+    assert!(
+        matches!(refused, Err(crate::Error::InUse { .. })),
+        "{refused:?}"
+    );
+    drop(opened);
+    let opened = open(control.handle().0, &locks).unwrap();
+    assert_eq!(
+        opened.newest_version().unwrap(),
+        crate::layout::FORMAT_VERSION
+    );
 }
 
 #[test]

@@ -74,6 +74,11 @@ impl Written {
         }
     }
 
+    /// The number of the medium's next store.
+    fn stores(&self) -> u64 {
+        self.bench.control.record()
+    }
+
     fn go_back(&self) {
         let named: Vec<_> = self.heads.iter().map(|head| &**head).zip(NAMES).collect();
         DiskHead::rewind_all(&named, self.snapshot).unwrap();
@@ -100,6 +105,23 @@ fn between(before: &Disks, after: &Disks) -> Between {
         before: before.clone(),
         after: after.clone(),
         found: None,
+    }
+}
+
+#[test]
+fn a_cut_stores_nothing_whatever_was_written() {
+    let written = Written::new();
+    for _ in 0..3 {
+        let before = written.stores();
+        let cuts: Vec<_> = written
+            .heads
+            .iter()
+            .map(|head| head.cut().unwrap())
+            .collect();
+        assert_eq!(written.stores(), before);
+        drop(cuts);
+        make(&written.heads, &LATER, 20);
+        assert!(written.stores() > before);
     }
 }
 

@@ -17,6 +17,7 @@ use super::{DiskCut, frames_of};
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
 use crate::handle::Pool;
+use crate::holder::disk_blocks_needed;
 use crate::holder::lease::Leases;
 use crate::layout::head_log::Change;
 use crate::layout::inode::{FileMap, HeadPlace};
@@ -26,6 +27,9 @@ use crate::number::{
 };
 use crate::overlay::{Overlay, chunk_of};
 
+/// Chunks of the map that may have changed. A head with so many commits them by itself, so that the
+/// metadata of a snapshot has a bound: 4 MiB, and what is above the leaves.
+const CHANGED_CHUNKS_MAX: usize = if cfg!(test) { 6 } else { 1024 };
 /// Blocks that are taken ahead at once.
 const SPARE_BLOCKS: u32 = 64;
 /// Pause of a writer whose log is full until a snapshot is committed.
@@ -136,6 +140,12 @@ impl State {
             cuts: BTreeMap::new(),
             ended: false,
         }
+    }
+
+    /// Chunks of the map that a commit of all changes would write at most.
+    fn chunks_changed(&self) -> usize {
+        let layers = self.layers.iter().map(|layer| layer.overlay.chunks());
+        self.now.chunks() + layers.sum::<usize>()
     }
 
     /// Makes all own blocks part of a commit to come.
@@ -402,8 +412,11 @@ impl DiskHead {
         Ok(())
     }
 
-    /// Records that the log has room for.
+    /// Records that there is room for, in the log and in a commit.
     fn room(&self, state: &State) -> u64 {
+        if state.now.chunks() >= CHANGED_CHUNKS_MAX {
+            return 0;
+        }
         self.place
             .capacity()
             .saturating_sub(state.last - state.folded)
@@ -525,8 +538,20 @@ impl DiskHead {
         Ok(())
     }
 
+    /// Blocks of metadata that a snapshot of the disk takes at most: if it is cut now, and if more
+    /// is written before.
+    pub fn commit_blocks(&self) -> (u32, u32) {
+        let state = self.look();
+        let (now, size) = (state.chunks_changed(), state.map.size_bytes());
+        let at_most = now - state.now.chunks() + CHANGED_CHUNKS_MAX;
+        (
+            disk_blocks_needed(size, now),
+            disk_blocks_needed(size, at_most),
+        )
+    }
+
     /// Takes the disk as it is now for a snapshot: whatever is written from here on is not in it.
-    /// The time that this takes does not depend on what was written.
+    /// The time that this takes does not depend on what was written: it touches no block.
     ///
     /// # Errors
     /// [`Error::InvalidDisk`] when the disk was given back.

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::{
-    CreateOptions, DiskHead, DiskName, Error, Holder, MapKind, NewMap, NewSnapshot, Pool,
+    ChunkMap, CreateOptions, DiskHead, DiskName, Error, Holder, MapKind, NewMap, NewSnapshot, Pool,
     ScrubReport, SnapshotKind, counted,
 };
 
@@ -430,6 +430,74 @@ fn an_import_is_whole_or_leaves_nothing() {
     let mut found = vec![1; data.len()];
     disk.read(0, &mut found).unwrap();
     assert!(found == data);
+}
+
+#[test]
+fn an_import_in_chunks_has_whole_chunks_in_order() {
+    let (_directory, pool) = pool_of(32 << 20);
+    let holder = pool.hold("import").unwrap();
+    // Blocks of others are in chunks that are not empty.
+    let others = holder.alloc_blocks(3).unwrap();
+    let size = (7 << 20) + 512;
+    let import = holder.import_disk("data", size, 0).unwrap();
+    let mut import = import.in_chunks().unwrap();
+    import.write(4096, &bytes(8192, 1)).unwrap();
+    import.write(2 << 20, &[0; 4096]).unwrap();
+    import.write((7 << 20) - 4096, &bytes(4608, 2)).unwrap();
+    let made = import.finish().unwrap();
+    assert_eq!((made.size_bytes, made.blocks), (8 << 20, 2 * 512));
+    let disk = holder.attach_disk_read_only("data").unwrap();
+    let chunks = [0_u32, 1, 2, 3].map(|index| disk.map().chunk(index).unwrap());
+    assert!(matches!(chunks[0], ChunkMap::Whole(_)), "{chunks:?}");
+    assert!(matches!(chunks[1], ChunkMap::Hole), "{chunks:?}");
+    assert!(matches!(chunks[2], ChunkMap::Hole), "{chunks:?}");
+    assert!(matches!(chunks[3], ChunkMap::Whole(_)), "{chunks:?}");
+    let mut found = vec![1; size as usize];
+    disk.read(0, &mut found).unwrap();
+    let mut expected = vec![0; size as usize];
+    expected[4096..12_288].copy_from_slice(&bytes(8192, 1));
+    expected[(7 << 20) - 4096..].copy_from_slice(&bytes(4608, 2));
+    assert!(found == expected);
+    holder.free_blocks(&others);
+    assert_in_order(&pool);
+}
+
+#[test]
+fn a_snapshot_takes_no_more_metadata_than_was_told_before() {
+    let (_directory, pool) = pool_of(64 << 20);
+    // So large that each chunk that changes has a node of its own above it.
+    pool.create_disk("data", 32 << 40).unwrap();
+    let holder = pool.hold("vm").unwrap();
+    let head = holder.attach_disk("data").unwrap();
+    let (none, at_most) = head.commit_blocks();
+    for count in 0..10_u64 {
+        head.write((count * 977) << 30, &[1; 4096]).unwrap();
+        let told = head.commit_blocks();
+        assert!(told.0 <= told.1 && told.1 <= at_most, "{told:?}");
+        let own = holder.commit_blocks_needed(2 << 20, 0, 5);
+        let reservation = holder.reserve(own + told.0).unwrap();
+        let (name, cut) = (format!("s{count}"), head.cut().unwrap());
+        let new = NewSnapshot {
+            kind: SnapshotKind::Vm,
+            name: &name,
+            parent: None,
+            base: None,
+            maps: vec![NewMap::memory(2 << 20, &[])],
+            state: b"state",
+            frames_new: 0,
+        };
+        let done = holder.commit_with_disks(new, vec![cut], &[], reservation);
+        let done = done.unwrap();
+        assert!(done.metadata_blocks <= own + told.0, "{done:?} {told:?}");
+        holder.unpin(done.id).unwrap();
+        assert_eq!(head.commit_blocks().0, none);
+    }
+    // A head with many changes commits them by itself.
+    for count in 0..100_u64 {
+        head.write((count * 311) << 30, &[2; 4096]).unwrap();
+        assert!(head.commit_blocks().1 <= at_most);
+    }
+    assert_in_order(&pool);
 }
 
 #[test]

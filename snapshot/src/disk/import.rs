@@ -8,7 +8,7 @@ use crate::holder::Holder;
 use crate::layout::inode::{FileMap, MapKind};
 use crate::layout::node::Entry;
 use crate::name::DiskName;
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, FrameIndex};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, FrameIndex};
 use crate::overlay::{Overlay, chunk_of};
 
 /// A disk that is being written before it exists. One that is dropped, or whose process dies,
@@ -18,6 +18,8 @@ pub struct DiskImport<'h> {
     name: String,
     map: FileMap,
     overlay: Overlay,
+    /// Each chunk of its map that has a block is one chunk of the pool.
+    in_chunks: bool,
     /// End of what was written, in bytes.
     end: u64,
     /// Blocks that were taken ahead.
@@ -58,6 +60,7 @@ impl Holder {
             name: name.to_owned(),
             map,
             overlay: Overlay::default(),
+            in_chunks: false,
             end: 0,
             spare: Vec::new(),
         })
@@ -65,12 +68,28 @@ impl Holder {
 }
 
 impl DiskImport<'_> {
+    /// Has each 2 MiB of the disk that are not all zeros lie in the pool as 2 MiB, in order: so any
+    /// pool can show the disk as memory. The disk's size becomes a multiple of 2 MiB. To be called
+    /// before anything is written.
+    ///
+    /// # Errors
+    /// None, as any disk can have that size.
+    pub fn in_chunks(mut self) -> Result<Self> {
+        self.in_chunks = true;
+        self.set_size(self.map.size_bytes())?;
+        Ok(self)
+    }
+
     /// Gives the disk another size, for one whose size is not known when the import begins.
     ///
     /// # Errors
     /// [`Error::InvalidDisk`] for a size that no disk can have, or that leaves out what was
     /// written.
     pub fn set_size(&mut self, size_bytes: u64) -> Result<()> {
+        let size_bytes = match self.in_chunks {
+            true => size_bytes.next_multiple_of(CHUNK_SIZE_BYTES),
+            false => size_bytes,
+        };
         let map = FileMap::new(self.map.kind, size_bytes, Entry::Hole)?;
         if self.end > size_bytes {
             let what = format!(
@@ -103,13 +122,25 @@ impl DiskImport<'_> {
             let block = match chunk.and_then(|chunk| chunk.get(place)).flatten() {
                 Some(block) => block,
                 None if bytes.iter().all(|byte| *byte == 0) => continue,
-                None => self.take()?,
+                None if self.in_chunks => self.take_chunk(frame)?,
+                None => {
+                    let block = self.take()?;
+                    self.overlay.set(frame, 1, Some(block));
+                    block
+                }
             };
-            self.overlay.set(frame, 1, Some(block));
             let region = &self.holder.pool().store.region;
             region.write_foreign(block.byte_offset(), bytes)?;
         }
         Ok(())
+    }
+
+    /// Takes a chunk for all neighbours of a frame. Gives the block of the frame.
+    fn take_chunk(&mut self, frame: u64) -> Result<BlockNo> {
+        let (chunk, place) = (self.holder.alloc_chunk()?, frame % u64::from(CHUNK_BLOCKS));
+        let first = Some(chunk.block(FrameIndex::FIRST));
+        self.overlay.set(frame - place, CHUNK_BLOCKS, first);
+        Ok(chunk.block(FrameIndex::new(place as u32)))
     }
 
     fn take(&mut self) -> Result<BlockNo> {

@@ -40,11 +40,21 @@ impl DiskFold<'_> {
         }
     }
 
-    /// Blocks of metadata that it takes at most: those of the map, an inode, a leaf of the catalog.
+    /// Blocks of metadata that it takes at most.
     pub(super) fn blocks_needed(&self) -> u32 {
-        let map = NewMap::blocks_needed(self.map.size_bytes(), self.changes.len() as u32);
-        u32::try_from(map + 2).unwrap_or(u32::MAX)
+        match self.head {
+            Some(_) => disk_blocks_needed(self.map.size_bytes(), self.changes.len()),
+            None => 0,
+        }
     }
+}
+
+/// Blocks of metadata that a commit takes at most for a disk of this size of which so many chunks
+/// have changed: those of the map, an inode, a leaf of the catalog.
+pub(crate) fn disk_blocks_needed(size_bytes: u64, changed_chunks: usize) -> u32 {
+    let changed = u32::try_from(changed_chunks).unwrap_or(u32::MAX);
+    let map = NewMap::blocks_needed(size_bytes, changed);
+    u32::try_from(map + 2).unwrap_or(u32::MAX)
 }
 
 /// Disks that have what their heads have logged.

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 pub(crate) use commit::Provenance;
 pub use commit::{Committed, NewMap, NewSnapshot};
 pub use consume::{Consumed, ConsumedChunk, ConsumedMap};
-pub(crate) use disks::DiskFold;
+pub(crate) use disks::{DiskFold, disk_blocks_needed};
 pub use stale::ChunkForCopy;
 pub use unused::Vacating;
 

@@ -10,7 +10,7 @@ use crate::durability::DurabilityLimit;
 use crate::error::{Error, Result};
 use crate::handle::Pool;
 use crate::identity::uuid_text;
-use crate::layout::HOLDER_SLOTS;
+use crate::layout::{FORMAT_VERSION, HOLDER_SLOTS};
 use crate::number::CHUNK_BLOCKS;
 use crate::recovery::reclaim_dead_holders;
 use crate::region::{EngineKind, Medium};
@@ -79,6 +79,22 @@ pub struct HolderStatus {
 }
 
 impl Pool {
+    /// The version of the pool's format. Whoever opens a pool alone makes it one of the newest
+    /// version.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] for one of an older version, which others have open; [`Error::Damaged`],
+    /// [`Error::Io`].
+    pub fn newest_version(&self) -> Result<u32> {
+        let version = CatalogLock::take(self)?.current()?.superblock.version.get();
+        match version >= FORMAT_VERSION {
+            true => Ok(version),
+            false => Err(Error::InUse {
+                path: self.path.clone(),
+            }),
+        }
+    }
+
     /// The use and the users of the pool, after recovering what dead holders left.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod blocks;
+mod caching;
 mod consuming;
 mod fixture;
 mod foreign;

@@ -123,6 +123,7 @@ fn use_it(pool: &Arc<Pool>) {
 fn an_old_pool_has_all_that_it_had(version: u32) {
     let place = unpack(version);
     let pool = Pool::open(place.path()).unwrap();
+    assert_eq!(pool.newest_version().unwrap(), NEWEST);
     assert_all_there(&pool, version);
     assert_clean(&pool);
     use_it(&pool);

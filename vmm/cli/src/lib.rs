@@ -228,6 +228,7 @@ fn carry_out_on_pool(command: PoolCommand) -> Result<ExitCode, VmError> {
             json,
         } => pool_commands::grow(&pool.option(), size, overcommit, json.json)?,
         PoolCommand::Delete { path } => pool_commands::delete(&path)?,
+        PoolCommand::Upgrade { pool } => pool_commands::upgrade(&pool.option())?,
         PoolCommand::Status { pool, json } => pool_commands::status(&pool.option(), json.json)?,
         PoolCommand::Map {
             pool,

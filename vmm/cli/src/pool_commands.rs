@@ -1,4 +1,4 @@
-//! `nvvmm pool create`, `grow`, `delete`, `status` and `check`.
+//! `nvvmm pool create`, `grow`, `delete`, `upgrade`, `status` and `check`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -104,6 +104,16 @@ pub fn grow(
 pub fn delete(path: &Path) -> Result<(), VmError> {
     Pool::delete(path)?;
     output::print(&format!("deleted the pool {}\n", path.display()))
+}
+
+/// `nvvmm pool upgrade`.
+pub fn upgrade(option: &PoolOption) -> Result<(), VmError> {
+    let pool = pool_path::open(&pool_path::found(option)?)?;
+    let version = pool.newest_version()?;
+    output::print(&format!(
+        "the pool {} has format version {version}, the newest\n",
+        pool.path().display()
+    ))
 }
 
 /// `nvvmm pool status`.

@@ -17,19 +17,21 @@ use std::time::{Duration, Instant};
 
 use nvvmm_devices::virtio::ContentStamp;
 use nvvmm_snapshot::{
-    BLOCK_SIZE_BYTES, Committed, DiskCut, FaultPoint, Holder, NewMap, NewSnapshot, Reservation,
-    SizeText, SnapshotId, SnapshotKind, fault_point,
+    Committed, DiskCut, FaultPoint, Holder, NewMap, NewSnapshot, Reservation, SnapshotId,
+    SnapshotKind, fault_point,
 };
 
 use super::{
     Pending, SnapshotCounters,
-    blob::{BlobError, SavedVm},
+    blob::SavedVm,
+    error::{TakeError, withdrawn},
     report::{OutsideDisk, SnapshotReport},
+    standstill::{self, BlocksNeeded, go_on, went_on_at},
 };
 use crate::{
     cow::{CopiedAhead, CowEngine, CowError, Lack, ShareSet, Still},
     disk,
-    machine::{Hold, Machine, MachineError, MachineStateV1},
+    machine::{Machine, MachineError, MachineStateV1},
     memory::WriteLog,
     spec::VmSpec,
     stats::{KernelCalls, Phases, phases::micros_of},
@@ -41,46 +43,6 @@ const STATE_BYTES_USUAL_PER_VCPU: usize = 8 << 10;
 /// Memory for chunks that become dirty between the reservation and the pause, as a share of those
 /// dirty before.
 const RESERVE_SLACK_DIVISOR: usize = 4;
-
-/// Why no snapshot was taken. The VM is as it was.
-#[derive(Debug, thiserror::Error)]
-pub enum TakeError {
-    /// The pool refused: full, name taken, damaged.
-    #[error("{0}")]
-    Pool(#[from] nvvmm_snapshot::Error),
-    /// The pool has not as many free blocks as a snapshot of this VM may need as long as it runs.
-    #[error(
-        "the pool is full: up to {} may be needed, {} are free",
-        SizeText::needed(u64::from(*needed) * BLOCK_SIZE_BYTES),
-        SizeText::left(free.saturating_mul(BLOCK_SIZE_BYTES))
-    )]
-    NoRoom {
-        /// Blocks that it may need at most.
-        needed: u32,
-        /// Blocks that are neither in a snapshot nor leased to a holder.
-        free: u64,
-        /// Blocks that it would need at most if the VM were paused now.
-        needed_paused: u32,
-    },
-    /// There is no room for copies of what the guest has written, while it runs.
-    #[error("{0}: there is no room for copies of what the guest has written")]
-    NoRoomAhead(Lack),
-    /// There is no room for copies of what the guest has written before it stood still.
-    #[error("{0}: the guest wrote more before the pause than there is room to copy")]
-    NoRoomPaused(Lack),
-    /// Whoever asked for the snapshot is gone.
-    #[error("nobody waits for this snapshot any more")]
-    CallerGone,
-    /// The machine could not be stopped or saved.
-    #[error("{0}")]
-    Machine(#[from] MachineError),
-    /// Frames could not be armed.
-    #[error("{0}")]
-    Cow(#[from] CowError),
-    /// The state could not be written down.
-    #[error("{0}")]
-    Blob(#[from] BlobError),
-}
 
 /// A snapshot to be taken: of which VM, and how.
 pub struct Taking<'a> {
@@ -163,16 +125,16 @@ fn attempt(
         Ok(uncommitted) => uncommitted,
         Err(error) => {
             taking.pending.withdraw();
-            go_on(taking, phases)?;
+            go_on(taking.machine, taking.running, phases)?;
             count_pause(taking, paused_at.elapsed());
             return Err(error);
         }
     };
     if !taking.stop
-        && let Err(error) = go_on(taking, phases)
+        && let Err(error) = go_on(taking.machine, taking.running, phases)
     {
         taking.engine.roll_back(uncommitted.shared);
-        return Err(error);
+        return Err(error.into());
     }
     let resumed_at = Instant::now();
     let (shared, frames_copied, calls) = (
@@ -195,7 +157,7 @@ fn attempt(
         Err(error) => {
             taking.engine.roll_back(shared);
             if taking.stop {
-                go_on(taking, phases)?;
+                go_on(taking.machine, taking.running, phases)?;
             }
             count_pause(taking, resumed_at - paused_at);
             return Err(error);
@@ -263,37 +225,21 @@ fn reserve(taking: &Taking<'_>, ahead: CopiedAhead) -> Result<(), TakeError> {
     let state_usual =
         STATE_BYTES_USUAL + STATE_BYTES_USUAL_PER_VCPU * usize::from(taking.spec.vcpus);
     let state_at_most = SavedVm::bytes_at_most(taking.spec)?;
-    let needed_paused = blocks_for(dirty, state_at_most);
+    let (disks, disks_at_most) = disk::commit_blocks(taking.machine.disks());
+    let paused = blocks_for(dirty, state_at_most).saturating_add(disks);
     let (likely, at_most) = if taking.running {
         let likely = blocks_for(dirty + dirty / RESERVE_SLACK_DIVISOR + 1, state_usual);
-        (likely, blocks_for(usize::MAX, state_at_most))
+        let at_most = blocks_for(usize::MAX, state_at_most);
+        (likely, at_most.saturating_add(disks_at_most))
     } else {
-        (blocks_for(dirty, state_usual), needed_paused)
+        (blocks_for(dirty, state_usual), paused)
     };
-    let reservation = match taking.holder.reserve_up_to(likely, at_most) {
-        Err(nvvmm_snapshot::Error::PoolFull { free, .. }) if taking.running => {
-            return Err(TakeError::NoRoom {
-                needed: at_most,
-                free,
-                needed_paused,
-            });
-        }
-        other => other?,
+    let needed = BlocksNeeded {
+        likely: likely.saturating_add(disks),
+        at_most,
+        paused,
     };
-    if taking.pending.keep(reservation) {
-        Ok(())
-    } else {
-        Err(withdrawn(taking.pending))
-    }
-}
-
-/// Error of a snapshot that was withdrawn.
-pub(super) fn withdrawn(pending: &Pending) -> TakeError {
-    if pending.caller_is_gone() {
-        TakeError::CallerGone
-    } else {
-        CowError::NoSpace(Lack::Blocks).into()
-    }
+    standstill::reserve(taking.holder, taking.pending, taking.running, &needed)
 }
 
 /// Turns a full pool or medium into the error that says what it had no room for.
@@ -329,10 +275,7 @@ fn stand_still(
     phases: &mut Phases,
 ) -> Result<Uncommitted, TakeError> {
     let machine = taking.machine;
-    if taking.running {
-        phases.run("PauseVcpus", || machine.pause_vcpus(Hold::Operation))?;
-        phases.run("QuiesceDevices", || machine.quiesce_devices())?;
-    }
+    standstill::pause(machine, taking.running, phases)?;
     fault_point(FaultPoint::SnapshotPaused);
     // Devices first: a device may have raised an interrupt that the vCPU's saved interrupt
     // controller must hold.
@@ -411,33 +354,6 @@ fn count_pause(taking: &Taking<'_>, pause: Duration) {
 fn copy_hot(taking: &Taking<'_>, phases: &mut Phases) -> Result<(), TakeError> {
     if taking.goes_on() {
         phases.run("CopyHot", || taking.engine.copy_hot())?;
-    }
-    Ok(())
-}
-
-/// Time at which the last vCPU went on that was held from `paused_at` on and released by
-/// `resumed_at`: the end of the pause and of the phase `ResumeVcpus`. It is read some time after
-/// the resume, because the thread that releases vCPUs may lose its own CPU to one of them. If some
-/// vCPUs are held again by now, `resumed_at`.
-pub fn went_on_at(
-    machine: &Machine,
-    phases: &mut Phases,
-    paused_at: Instant,
-    resumed_at: Instant,
-) -> Instant {
-    let found = machine.vcpus_went_on_at().filter(|at| *at >= paused_at);
-    if let Some(at) = found {
-        phases.ended_at("ResumeVcpus", at);
-    }
-    found.unwrap_or(resumed_at)
-}
-
-fn go_on(taking: &Taking<'_>, phases: &mut Phases) -> Result<(), TakeError> {
-    if taking.running {
-        phases.run("ResumeDevices", || taking.machine.resume_devices())?;
-        phases.run("ResumeVcpus", || {
-            taking.machine.resume_vcpus(Hold::Operation)
-        });
     }
     Ok(())
 }

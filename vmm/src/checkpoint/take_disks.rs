@@ -14,12 +14,14 @@ use nvvmm_snapshot::{
 
 use super::{
     Pending,
+    error::{TakeError, withdrawn},
     report::{OutsideDisk, SnapshotReport},
-    take::{TakeError, Taken, went_on_at, withdrawn},
+    standstill::{self, BlocksNeeded, go_on, went_on_at},
+    take::Taken,
 };
 use crate::{
     disk,
-    machine::{Hold, Machine},
+    machine::Machine,
     stats::{Phases, phases::micros_of},
 };
 
@@ -47,15 +49,19 @@ pub struct TakingDisks<'a> {
 pub fn take_disks(taking: &TakingDisks<'_>) -> Result<Taken, TakeError> {
     let mut phases = Phases::begin();
     let machine = taking.machine;
-    // More is taken at the commit, for maps that have changed: nobody waits for that.
-    let needed = taking.holder.commit_blocks_needed(MEMORY_BYTES, 0, 0);
-    let reserved = phases.run("ReserveBlocks", || taking.holder.reserve(needed))?;
-    if !taking.pending.keep(reserved) {
-        return Err(withdrawn(taking.pending));
-    }
+    let (now, at_most) = disk::commit_blocks(machine.disks());
+    let own = taking.holder.commit_blocks_needed(MEMORY_BYTES, 0, 0);
+    let needed = BlocksNeeded {
+        likely: own.saturating_add(now),
+        at_most: own.saturating_add(if taking.running { at_most } else { now }),
+        paused: own.saturating_add(now),
+    };
+    phases.run("ReserveBlocks", || {
+        standstill::reserve(taking.holder, taking.pending, taking.running, &needed)
+    })?;
     let paused_at = Instant::now();
     let cut = stand_still(taking, &mut phases);
-    go_on(taking, &mut phases)?;
+    go_on(machine, taking.running, &mut phases)?;
     let resumed_at = Instant::now();
     let (reservation, cuts) = cut?;
     let pause = match taking.running {
@@ -114,23 +120,9 @@ fn stand_still(
     taking: &TakingDisks<'_>,
     phases: &mut Phases,
 ) -> Result<(Reservation, Vec<DiskCut>), TakeError> {
-    let machine = taking.machine;
-    if taking.running {
-        phases.run("PauseVcpus", || machine.pause_vcpus(Hold::Operation))?;
-        phases.run("QuiesceDevices", || machine.quiesce_devices())?;
-    }
+    standstill::pause(taking.machine, taking.running, phases)?;
     let begun = taking.pending.begin();
     let reservation = begun.ok_or_else(|| withdrawn(taking.pending))?;
-    let cuts = phases.run("CutDisks", || disk::cut(machine.disks()))?;
+    let cuts = phases.run("CutDisks", || disk::cut(taking.machine.disks()))?;
     Ok((reservation, cuts))
-}
-
-fn go_on(taking: &TakingDisks<'_>, phases: &mut Phases) -> Result<(), TakeError> {
-    if taking.running {
-        phases.run("ResumeDevices", || taking.machine.resume_devices())?;
-        phases.run("ResumeVcpus", || {
-            taking.machine.resume_vcpus(Hold::Operation)
-        });
-    }
-    Ok(())
 }

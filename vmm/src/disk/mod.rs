@@ -261,6 +261,16 @@ pub fn any_of_pool(disks: &[OpenDisk]) -> bool {
     disks.iter().any(|disk| disk.pool_disk().is_some())
 }
 
+/// Blocks of metadata that a snapshot takes for the disks of the pool among these at most: if they
+/// are cut now, and if the guest writes before.
+pub fn commit_blocks(disks: &[OpenDisk]) -> (u32, u32) {
+    let disks = disks.iter().filter_map(OpenDisk::pool_disk);
+    disks.fold((0, 0), |(now, at_most), disk| {
+        let of_disk = disk.commit_blocks();
+        (now + of_disk.0, at_most + of_disk.1)
+    })
+}
+
 /// The disks of the pool among these at this moment, for a snapshot.
 ///
 /// # Errors

@@ -157,6 +157,15 @@ impl PoolDisk {
         cut.named(self.drive())
     }
 
+    /// Blocks of metadata that a snapshot takes for the disk at most: if it is cut now, and if the
+    /// guest writes before.
+    pub(super) fn commit_blocks(&self) -> (u32, u32) {
+        match &self.file.content {
+            Content::Written(head) => head.commit_blocks(),
+            Content::Read(_) => (0, 0),
+        }
+    }
+
     /// The blocks of a disk that is only read, and the pool that they are in.
     pub fn blocks(&self) -> Option<(&Pool, &FrameMap)> {
         match &self.file.content {

@@ -12,8 +12,11 @@ use vm_memory::VolatileSlice;
 use super::check;
 use crate::stats::Counter;
 
-/// Host addresses set aside for guest RAM. All of it is mapped readable and writable for its whole
-/// life: first as demand-zero anonymous memory, later by whatever is mapped over it.
+const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+/// Host addresses set aside for guest RAM. All of it is mapped readable for its whole life: first
+/// as demand-zero anonymous memory, later by whatever is mapped over it. All but what is mapped by
+/// [`Sharing::ReadOnly`] is writable, too; that is never written.
 #[derive(Debug)]
 pub struct AddressRange {
     base: *mut u8,
@@ -41,7 +44,7 @@ impl AddressRange {
             libc::mmap(
                 ptr::null_mut(),
                 padded,
-                libc::PROT_READ | libc::PROT_WRITE,
+                READ_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
                 -1,
                 0,
@@ -106,6 +109,9 @@ pub enum Sharing {
     /// A write that slips through before write-protection is armed lands in a private page of this
     /// process (MAP_PRIVATE), never in the block: for blocks of a snapshot.
     Private,
+    /// Nobody can write (MAP_SHARED, without PROT_WRITE): for blocks that the guest only reads. Any
+    /// medium can be mapped so.
+    ReadOnly,
 }
 
 impl AddressRange {
@@ -119,14 +125,14 @@ impl AddressRange {
         file_offset_bytes: u64,
         sharing: Sharing,
     ) -> io::Result<()> {
-        let flags = match sharing {
-            Sharing::Shared => libc::MAP_SHARED,
-            Sharing::Private => libc::MAP_PRIVATE | libc::MAP_NORESERVE,
+        let (protection, flags) = match sharing {
+            Sharing::Shared => (READ_WRITE, libc::MAP_SHARED),
+            Sharing::Private => (READ_WRITE, libc::MAP_PRIVATE | libc::MAP_NORESERVE),
+            Sharing::ReadOnly => (libc::PROT_READ, libc::MAP_SHARED),
         };
         self.map_fixed(
-            offset_bytes,
-            size_bytes,
-            flags,
+            (offset_bytes, size_bytes),
+            (protection, flags),
             file.as_raw_fd(),
             file_offset_bytes,
         )
@@ -135,14 +141,13 @@ impl AddressRange {
     /// Atomically replaces what is mapped in the range by untouched anonymous memory.
     pub fn map_anonymous(&self, offset_bytes: usize, size_bytes: usize) -> io::Result<()> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        self.map_fixed(offset_bytes, size_bytes, flags, -1, 0)
+        self.map_fixed((offset_bytes, size_bytes), (READ_WRITE, flags), -1, 0)
     }
 
     fn map_fixed(
         &self,
-        offset_bytes: usize,
-        size_bytes: usize,
-        flags: libc::c_int,
+        (offset_bytes, size_bytes): (usize, usize),
+        (protection, flags): (libc::c_int, libc::c_int),
         fd: libc::c_int,
         file_offset_bytes: u64,
     ) -> io::Result<()> {
@@ -159,7 +164,7 @@ impl AddressRange {
             libc::mmap(
                 address.cast(),
                 size_bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
+                protection,
                 flags | libc::MAP_FIXED,
                 fd,
                 file_offset,
@@ -292,8 +297,9 @@ impl AddressRange {
     ) -> io::Result<()> {
         let from = self.address(offset_bytes, size_bytes)?;
         let into = to.address(to_offset_bytes, size_bytes)?;
-        // SAFETY: both ranges were checked to lie in their reservations, all of which is mapped
-        // readable and writable at all times, and is accessed volatile only.
+        // SAFETY: both ranges were checked to lie in their reservations, all of which is mapped at
+        // all times, and is accessed volatile only. What is mapped for reading alone is not written
+        // by its users; a store there would end the process, and change nothing.
         let (from, into) = unsafe {
             (
                 VolatileSlice::new(from, size_bytes),
@@ -307,8 +313,7 @@ impl AddressRange {
     /// Copies `bytes` into the range.
     pub fn write(&self, offset_bytes: usize, bytes: &[u8]) -> io::Result<()> {
         let address = self.address(offset_bytes, bytes.len())?;
-        // SAFETY: the range was checked to lie in this reservation, all of which is mapped writable
-        // at all times, and is written volatile only.
+        // SAFETY: as in `copy_to`, for one range.
         let range = unsafe { VolatileSlice::new(address, bytes.len()) };
         range.copy_from(bytes);
         Ok(())

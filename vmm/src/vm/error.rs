@@ -96,13 +96,17 @@ pub(super) fn no_thread(error: io::Error) -> VmError {
     )
 }
 
+/// Remedy for a disk that cannot be shown as memory.
+const LAY_OUT: &str = "lay it out for that ('nvvmm disk export NAME - | nvvmm disk import - --dax \
+                       --name OTHER'), or give it without ',dax'";
+
 #[deny(clippy::wildcard_enum_match_arm)]
 pub(super) fn machine_error(error: MachineError) -> VmError {
     if let MachineError::PoolDisk(error) = error {
         return error.into();
     }
     let (kind, remedy) = match &error {
-        MachineError::Dax { .. } => (ErrorKind::Refused, Some("give the disk without ',dax'")),
+        MachineError::Dax { .. } => (ErrorKind::Refused, Some(LAY_OUT)),
         MachineError::PoolDisk(_) => (ErrorKind::Failed, None),
         MachineError::Kvm(kvm) => (kvm_kind(kvm), kvm.remedy()),
         MachineError::Boot(boot) => (boot_kind(boot), boot.remedy()),

@@ -18,7 +18,8 @@ struct Run {
 
 /// Maps a disk; no more than `pieces_max` mappings are made. What it has no blocks of reads as
 /// zeros, and so does the rest up to the size that Linux takes. The disk must stay pinned as long
-/// as this exists.
+/// as this exists. On a medium with pages of 2 MiB each piece must be whole pages of it: the rest
+/// of a page may be somebody else's.
 ///
 /// # Errors
 /// [`WindowError`].
@@ -28,9 +29,6 @@ pub fn disk_memory(
     size_bytes: u64,
     pieces_max: usize,
 ) -> Result<Arc<AddressRange>, WindowError> {
-    if pool.medium().page_bytes() != BLOCK_SIZE_BYTES {
-        return Err(WindowError::Medium(pool.medium()));
-    }
     if size_bytes > ROOM_BYTES {
         return Err(WindowError::TooLarge {
             pages: size_bytes.div_ceil(BLOCK_SIZE_BYTES),
@@ -56,6 +54,14 @@ pub fn disk_memory(
             }
         }
     }
+    let page_frames = pool.medium().page_bytes() / BLOCK_SIZE_BYTES;
+    let is_of_pages = |run: &Run| {
+        let mut places = [run.frame, run.block.into(), run.len].into_iter();
+        places.all(|place| place.is_multiple_of(page_frames))
+    };
+    if !runs.iter().all(is_of_pages) {
+        return Err(WindowError::NotInChunks(pool.medium()));
+    }
     if runs.len() > pieces_max {
         return Err(WindowError::TooManyPieces {
             runs: runs.len(),
@@ -70,7 +76,7 @@ pub fn disk_memory(
         let len = (run.len * BLOCK_SIZE_BYTES) as usize;
         let from = BlockNo::new(run.block).byte_offset();
         memory
-            .map_file(at, len, pool.fd(), from, Sharing::Private)
+            .map_file(at, len, pool.fd(), from, Sharing::ReadOnly)
             .map_err(os("map blocks"))?;
     }
     Ok(Arc::new(memory))

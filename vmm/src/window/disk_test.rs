@@ -40,6 +40,30 @@ fn a_disk_is_shown_in_its_order_with_holes_as_zeros() {
 }
 
 #[test]
+fn a_disk_in_chunks_is_one_mapping_for_each() {
+    let (_directory, pool) = pool();
+    let holder = pool.hold("vm").unwrap();
+    let import = holder.import_disk("chunks", 6 << 20, 0).unwrap();
+    let mut import = import.in_chunks().unwrap();
+    import.write(1 << 20, &[1; 4096]).unwrap();
+    import.write(5 << 20, &[2; 4096]).unwrap();
+    import.finish().unwrap();
+    let reader = holder.attach_disk_read_only("chunks").unwrap();
+    let memory = disk_memory(&pool, reader.map(), 6 << 20, 2).unwrap();
+    for (at, expected) in [
+        (0, 0),
+        (1 << 20, 1),
+        (3 << 20, 0),
+        (5 << 20, 2),
+        (7 << 20, 0),
+    ] {
+        let mut byte = [0xee];
+        memory.read(at, &mut byte).unwrap();
+        assert_eq!(byte[0], expected, "{at}");
+    }
+}
+
+#[test]
 fn a_disk_in_too_many_pieces_or_too_large_is_refused() {
     let (_directory, pool) = pool();
     let holder = pool.hold("vm").unwrap();

@@ -26,6 +26,9 @@ pub enum WindowError {
     /// The pool's medium is mapped 2 MiB at a time.
     #[error("a pool on {0} is mapped 2 MiB at a time, so it cannot show an image in a window")]
     Medium(Medium),
+    /// The medium is mapped 2 MiB at a time, and the disk does not lie in such pieces.
+    #[error("a pool on {0} is mapped 2 MiB at a time, and the disk's blocks do not lie so in it")]
+    NotInChunks(Medium),
     /// The image is in more pieces than this process may map.
     #[error(
         "the image is in {runs} pieces in the pool, \

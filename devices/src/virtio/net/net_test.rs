@@ -500,3 +500,75 @@ fn a_driver_that_begins_anew_finds_a_working_card() {
     send(&mut driver, &frame(60, 3));
     assert_eq!(sent(&mut peer, &mut Vec::new()), [frame(60, 3)]);
 }
+
+/// A peer that writes frames as fast as the stream takes them.
+struct Flood {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Flood {
+    fn new() -> Self {
+        let mut bytes = 1000_u32.to_be_bytes().to_vec();
+        bytes.extend(frame(1000, 9));
+        Self { bytes, at: 0 }
+    }
+
+    /// Writes until the stream is full. Gives the number of bytes.
+    fn write(&mut self, peer: &mut UnixStream) -> usize {
+        let mut written = 0;
+        while let Ok(now) = peer.write(&self.bytes[self.at..]) {
+            self.at = (self.at + now) % self.bytes.len();
+            written += now;
+        }
+        written
+    }
+}
+
+#[test]
+fn a_flood_from_the_host_is_read_as_far_as_the_guest_has_buffers() {
+    let (mut driver, mut peer, _port) = started(MERGED);
+    let mut flood = Flood::new();
+    driver.run_events();
+    assert!(flood.write(&mut peer) > 0);
+    let mut waiting = true;
+    for _ in 0..20 {
+        // Nobody looks at the stream: that takes neither time nor memory.
+        assert!(waiting || driver.count_events() == 0);
+        assert!(waiting || flood.write(&mut peer) == 0);
+        driver.on(RECEIVE).submit(&[(BUFFERS, 1100, true)]);
+        driver.notify();
+        driver.run_events();
+        assert_eq!(driver.finished().len(), 1);
+        // What was read ahead, and no more. The card looks once more when it has no buffer.
+        assert!(flood.write(&mut peer) <= 256 << 10);
+        driver.run_events();
+        flood.write(&mut peer);
+        waiting = false;
+    }
+}
+
+#[test]
+fn a_flood_from_the_guest_waits_in_its_ring_and_takes_no_time() {
+    let (mut driver, mut peer, port) = started(MERGED);
+    let mut count: u64 = 0;
+    // Until one stays in the ring.
+    loop {
+        send(&mut driver, &frame(60000, 1));
+        count += 1;
+        if driver.finished().is_empty() {
+            break;
+        }
+        assert!(count < 200, "the stream has no end");
+    }
+    for _ in 0..1000 {
+        driver.on(SEND).notify();
+        assert!(driver.count_events() <= 1);
+        assert!(driver.finished().is_empty());
+    }
+    // The stream has all that the card took, but for a part of one frame.
+    let mut bytes = Vec::new();
+    let whole = sent(&mut peer, &mut bytes).len() as u64;
+    assert!(whole + 1 >= count - 1, "{whole} of {count}");
+    assert_eq!(port.counters.dropped_frames.load(Ordering::Relaxed), 0);
+}

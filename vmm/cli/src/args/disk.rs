@@ -16,7 +16,9 @@ const IMPORT_EXAMPLES: &str = "\
 Examples:
   nvvmm disk import debian.qcow2 --name base
   nvvmm disk import /dev/sdb --name usb
-  xz -dc debian.raw.xz | nvvmm disk import - --name base";
+  xz -dc debian.raw.xz | nvvmm disk import - --name base
+  nvvmm disk import root.erofs --name root --dax
+      A disk that guests share as memory, also in a pool on hugetlbfs or a DAX device.";
 
 const CREATE_EXAMPLES: &str = "\
 Examples:
@@ -209,6 +211,10 @@ pub struct DiskImportArguments {
     /// Form of the image. By default its first bytes decide
     #[arg(long, value_enum)]
     pub format: Option<ImageFormat>,
+    /// Lay the disk out in pieces of 2 MiB, so that any pool can show it as memory ('run --disk
+    /// NAME,ro,dax'). Takes 2 MiB for each piece that is not all zeros
+    #[arg(long)]
+    pub dax: bool,
     /// The pool.
     #[command(flatten)]
     pub pool: PoolOption,

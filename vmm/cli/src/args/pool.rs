@@ -45,6 +45,15 @@ pub enum PoolCommand {
         #[command(flatten)]
         json: JsonFlag,
     },
+    /// Make a pool one of the newest format version; no VM may use it
+    ///
+    /// Any command that opens a pool alone does so, too. What the pool has stays as it is. Programs
+    /// of older versions cannot open it any more.
+    Upgrade {
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolPlace,
+    },
     /// Show the use of a pool and the VMs that use it
     Status {
         /// The pool.

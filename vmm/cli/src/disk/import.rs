@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nvvmm::{ErrorKind, VmError};
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, DiskEntry, DiskImport, Error, Holder};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES, DiskEntry, DiskImport, Error, Holder};
 
 use super::image::{self, Image, ImageFormat};
 use super::place::DISK_BYTES_MAX;
@@ -18,8 +18,8 @@ use crate::interruption::{Interruptible, ends_on_signal};
 use crate::progress::Progress;
 use crate::{message, output, pool_path};
 
-/// Bytes that are read at once: a multiple of 4096.
-const PIECE_BYTES: usize = 2 << 20;
+/// Bytes that are read at once.
+const PIECE_BYTES: usize = CHUNK_SIZE_BYTES as usize;
 /// Name of the pool's user.
 const HOLDER: &str = "disk-import";
 /// Name of standard input in messages.
@@ -37,6 +37,7 @@ pub fn run(arguments: &DiskImportArguments) -> Result<(), VmError> {
     let work = Work {
         name: &arguments.name,
         format: arguments.format,
+        in_chunks: arguments.dax,
         interrupted: ends_on_signal()?,
     };
     let mut shown = Progress::of_bytes("import")?;
@@ -82,6 +83,8 @@ struct Work<'a> {
     /// Name of the new disk.
     name: &'a str,
     format: Option<ImageFormat>,
+    /// The disk is laid out in pieces of 2 MiB.
+    in_chunks: bool,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -92,12 +95,12 @@ impl Work<'_> {
         holder: &Holder,
         shown: &mut Progress,
     ) -> Result<DiskEntry, VmError> {
-        let (size, mut total) = (image.size_bytes(), image.data_bytes());
-        let mut began = holder.import_disk(self.name, size, total);
+        let (size, mut total) = (image.size_bytes(), self.bytes_at_most(image)?);
+        let mut began = self.begin(holder, size, total);
         if matches!(began, Err(Error::NoRoom { .. })) {
             // There may be zeros among the data.
             total = self.bytes_not_zero(image)?;
-            began = holder.import_disk(self.name, size, total);
+            began = self.begin(holder, size, total);
         }
         let mut import = began.map_err(no_room)?;
         let mut done = 0;
@@ -110,14 +113,49 @@ impl Work<'_> {
         import.finish().map_err(taken_name)
     }
 
+    fn begin<'h>(
+        &self,
+        holder: &'h Holder,
+        size_bytes: u64,
+        needed_bytes: u64,
+    ) -> Result<DiskImport<'h>, Error> {
+        let import = holder.import_disk(self.name, size_bytes, needed_bytes)?;
+        match self.in_chunks {
+            true => import.in_chunks(),
+            false => Ok(import),
+        }
+    }
+
+    /// Bytes that take space together, or none of them.
+    fn unit_bytes(&self) -> u64 {
+        match self.in_chunks {
+            true => CHUNK_SIZE_BYTES,
+            false => BLOCK_SIZE_BYTES,
+        }
+    }
+
+    /// Bytes that the disk takes if all data of the image is other than zeros.
+    fn bytes_at_most(&self, image: &dyn Image) -> Result<u64, VmError> {
+        if !self.in_chunks {
+            return Ok(image.data_bytes());
+        }
+        let (unit, mut bytes, mut at) = (self.unit_bytes(), 0, 0);
+        while let Some(data) = image.next_data(at)? {
+            let start = data.start.max(at) / unit * unit;
+            at = data.end.next_multiple_of(unit);
+            bytes += at - start;
+        }
+        Ok(bytes)
+    }
+
     /// Bytes of the blocks that are not zeros. Reads the image to its end.
     fn bytes_not_zero(&self, image: &dyn Image) -> Result<u64, VmError> {
         let mut shown = Progress::of_bytes("look through")?;
         let (mut bytes, mut done) = (0, 0);
         self.each_piece(image, |_, piece| {
-            let blocks = piece.chunks(BLOCK_SIZE_BYTES as usize);
-            let there = blocks.filter(|block| block.iter().any(|byte| *byte != 0));
-            bytes += there.count() as u64 * BLOCK_SIZE_BYTES;
+            let units = piece.chunks(self.unit_bytes() as usize);
+            let there = units.filter(|unit| unit.iter().any(|byte| *byte != 0));
+            bytes += there.count() as u64 * self.unit_bytes();
             done += piece.len() as u64;
             shown.show(done, Some(image.data_bytes().max(done)));
             Ok(())
@@ -125,7 +163,7 @@ impl Work<'_> {
         Ok(bytes)
     }
 
-    /// Reads what may be other than zeros, in order, from multiples of 4096 on.
+    /// Reads what may be other than zeros, in order and by whole units.
     fn each_piece(
         &self,
         image: &dyn Image,
@@ -134,9 +172,9 @@ impl Work<'_> {
         let mut buffer = vec![0; PIECE_BYTES];
         let mut at = 0;
         while let Some(data) = image.next_data(at)? {
-            let mut offset = data.start - data.start % BLOCK_SIZE_BYTES;
-            // A block has several clusters of some images: it is read once.
-            let end = data.end.next_multiple_of(BLOCK_SIZE_BYTES);
+            let mut offset = data.start - data.start % self.unit_bytes();
+            // A unit has several clusters of some images: it is read once.
+            let end = data.end.next_multiple_of(self.unit_bytes());
             let end = end.min(image.size_bytes());
             while offset < end {
                 self.unless_interrupted()?;
@@ -157,7 +195,7 @@ impl Work<'_> {
         shown: &mut Progress,
     ) -> Result<DiskEntry, VmError> {
         let mut input = Interruptible::input(input, &self.interrupted);
-        let began = holder.import_disk(self.name, DISK_BYTES_MAX, 0);
+        let began = self.begin(holder, DISK_BYTES_MAX, 0);
         let mut import = began.map_err(taken_name)?;
         let size_bytes = self.write_all(&mut input, &mut import, shown)?;
         image::check_raw_size(size_bytes, &STDIN)?;

@@ -53,6 +53,30 @@ fn a_raw_image_becomes_a_disk_with_holes() {
 }
 
 #[test]
+fn an_image_is_laid_out_in_pieces_that_can_be_shown_as_memory() {
+    let disks = DiskWorld::new();
+    let file = disks.file("raw.img");
+    let content = raw_with_holes(&file);
+    let import = ["import", &file, "--name", "base", "--dax"];
+    assert_eq!(
+        disks.disk(&import).done(),
+        "imported disk base: 8.0 MiB, 6.0 MiB of it in use\n"
+    );
+    let found = disks.content("base");
+    assert!(found[..content.len()] == content);
+    assert!(found[content.len()..].iter().all(|byte| *byte == 0));
+    // Each piece takes all of its space: one that cannot fit is refused before.
+    File::create(&file).unwrap().set_len(4 << 30).unwrap();
+    let sparse = File::options().write(true).open(&file).unwrap();
+    for at in 0..2000 {
+        sparse.write_all_at(&[1], at << 21).unwrap();
+    }
+    let refused = disks.disk(&["import", &file, "--name", "large", "--dax"]);
+    refused.refused(5, "3.9 GiB");
+    disks.assert_in_order();
+}
+
+#[test]
 fn standard_input_becomes_a_disk() {
     let disks = DiskWorld::new();
     let file = disks.file("raw.img");

@@ -29,6 +29,12 @@ fn a_pool_is_made_looked_at_and_checked() {
         .refused(4, "exists already");
     let status = world.nvvmm(&["pool", "status", pool, "--json"]).json();
     assert_eq!(status["size_bytes"], 64 << 20);
+    let upgraded = world.nvvmm(&["pool", "upgrade", pool]);
+    assert!(
+        upgraded
+            .done()
+            .ends_with("has format version 8, the newest\n")
+    );
     let text = world.nvvmm(&["pool", "status", pool]);
     for needed in [pool, "64.0 MiB", "userfaultfd"] {
         assert!(text.done().contains(needed), "{needed}: {}", text.stdout);

@@ -2,8 +2,10 @@
 #![no_std]
 #![no_main]
 
+mod balloon;
 mod churn;
 mod console;
+mod giver;
 mod jobs;
 mod pacer;
 mod session;

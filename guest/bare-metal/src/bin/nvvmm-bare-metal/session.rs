@@ -12,6 +12,7 @@ use nvvmm_bare_metal::verify::{Mismatch, Report};
 
 use crate::churn::Churn;
 use crate::console::{Console, reply};
+use crate::giver::{Giver, Trouble};
 use crate::jobs::Lane;
 use crate::pacer::Pacer;
 use crate::sys::{self, JOURNAL, PACE};
@@ -110,6 +111,16 @@ impl Session {
                 Ok(())
             }
             Command::PaceCheck => self.pace_check(),
+            Command::Give(way, rounds) => {
+                let giver = Giver::new(self.lane, JOURNAL.filled.load(Ordering::Relaxed));
+                given(giver.pieces(), giver.give(way, rounds));
+                Ok(())
+            }
+            Command::GiveAll => {
+                let giver = Giver::new(self.lane, 0);
+                given(giver.pieces(), giver.lie());
+                Ok(())
+            }
             Command::Stat => {
                 self.stat();
                 Ok(())
@@ -444,6 +455,15 @@ fn report_mismatch(who: &str, mismatch: &Mismatch) {
         mismatch.word,
         mismatch.found
     );
+}
+
+fn given(pieces: u64, result: Result<(), Trouble>) {
+    match result {
+        Ok(()) => reply!("give ok pieces={pieces}"),
+        Err(Trouble::NoBalloon) => reply!("err there is no balloon"),
+        Err(Trouble::NoAnswer) => reply!("give bad no answer"),
+        Err(Trouble::Left { gfn, found }) => reply!("give bad gfn={gfn} found={found:x}"),
+    }
 }
 
 /// The last gaps above the limit, `LENGTH@TSC`, the newest first.

@@ -256,6 +256,37 @@ impl Frame {
     }
 }
 
+/// Registers of one virtio-mmio device.
+#[derive(Debug, Clone, Copy)]
+pub struct Registers {
+    base: u64,
+}
+
+impl Registers {
+    /// Those of all slots, whether there is a device or not.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let slots = 0..boot::DEVICES_MAX;
+        slots.map(|slot| Self {
+            base: boot::DEVICES + slot * FRAME_BYTES,
+        })
+    }
+
+    /// Reads the register at an offset.
+    pub fn read(&self, offset: u64) -> u32 {
+        let address = self.base + offset % FRAME_BYTES;
+        // SAFETY: the boot protocol maps the registers of all slots at this address. No Rust object
+        // is there.
+        unsafe { (address as *const u32).read_volatile() }
+    }
+
+    /// Writes the register at an offset.
+    pub fn write(&self, offset: u64, value: u32) {
+        let address = self.base + offset % FRAME_BYTES;
+        // SAFETY: as in `read`. What devices write to memory, the session gives them.
+        unsafe { (address as *mut u32).write_volatile(value) }
+    }
+}
+
 /// Writes one byte to an I/O port.
 pub fn out_byte(port: u16, byte: u8) {
     // SAFETY: the TSS allows every port; port I/O does not touch Rust's memory.

@@ -91,7 +91,7 @@ pub(super) fn load<M: GuestMemoryBackend>(
     let free_start = end.next_multiple_of(0x1000);
     let ram_bytes: u64 = memory.iter().map(|region| region.len()).sum();
     let memory_bytes = ram_bytes.min(MEMORY_BYTES_MAX);
-    paging::write_ram_map(memory, memory_bytes)?;
+    paging::write_flat_map(memory, memory_bytes)?;
     let block: [u64; 4] = [
         BOOT_BLOCK_MAGIC,
         u64::from(parts.vcpus),

@@ -5,7 +5,7 @@
 //! | `0x1000` | | GDT (Linux) |
 //! | `0x3000` | | boot block (flat guest) |
 //! | `0x4000` | `0x606a` | TSS with I/O bitmap (flat guest) |
-//! | `0x7000` | `0x8000` | zero page (Linux) |
+//! | `0x7000` | `0x8000` | zero page (Linux); PD of the devices (flat guest) |
 //! | `0x8000` | `0xe000` | page tables: PML4, PDPT, four PDs (flat guest: see below) |
 //! | `0x2_0000` | `0x3_0000` | command line (Linux) |
 //! | `0x9_fc00` | `0xa_0000` | not RAM for Linux: where a PC's BIOS keeps its data area |
@@ -27,6 +27,10 @@ pub const GDT: u64 = 0x1000;
 pub const FLAT_BOOT_BLOCK: u64 = 0x3000;
 /// Task state segment of the flat protocol.
 pub const FLAT_TSS: u64 = 0x4000;
+/// Page table of a flat guest's devices.
+pub const FLAT_DEVICES_PD: u64 = 0x7000;
+/// The GiB at which a flat guest finds the devices: the last one below 512 GiB.
+pub const FLAT_DEVICES_GIB: u64 = 511;
 /// Linux's boot parameters.
 pub const ZERO_PAGE: u64 = 0x7000;
 /// Top page table.

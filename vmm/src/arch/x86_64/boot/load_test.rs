@@ -243,6 +243,7 @@ fn a_flat_guest_gets_its_boot_block_tables_and_segments() {
     );
     let at = |gpa| memory.read_obj::<u64>(GuestAddress(gpa)).unwrap();
     assert_eq!((at(0x8000), at(0x9000), at(0x9008)), (0x9027, 0xa027, 0));
+    assert_eq!((at(0x9ff8), at(0x7000)), (0x7027, 0xd000_00e7), "devices");
     assert_eq!(
         (at(0xa000), at(0xa010), at(0xa018)),
         (0xe7, 0x40_00e7, 0),

@@ -2,9 +2,9 @@
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
+use super::Result;
 use super::error::at;
-use super::layout::{PD, PDPT, PML4};
-use super::{BootError, Result};
+use super::layout::{FLAT_DEVICES_GIB, FLAT_DEVICES_PD, PD, PDPT, PML4, VIRTIO_MMIO};
 use crate::memory::gpa_of;
 
 const ENTRY_PRESENT_WRITE: u64 = 0x3;
@@ -21,9 +21,20 @@ pub(super) fn write_identity_map<M: GuestMemoryBackend>(memory: &M) -> Result<()
     write_map(memory, 4 * GIB, 0, |address| address)
 }
 
-/// Maps `size_bytes` of RAM from address 0 on, without the hole for devices, for user mode too.
-pub(super) fn write_ram_map<M: GuestMemoryBackend>(memory: &M, size_bytes: u64) -> Result<()> {
-    write_map(memory, size_bytes, ENTRY_USER, gpa_of)
+/// Maps `size_bytes` of RAM from address 0 on, without the hole for devices, and the registers of
+/// the devices far behind, for user mode too.
+pub(super) fn write_flat_map<M: GuestMemoryBackend>(memory: &M, size_bytes: u64) -> Result<()> {
+    write_map(memory, size_bytes, ENTRY_USER, gpa_of)?;
+    let table = ENTRY_PRESENT_WRITE | ENTRY_ACCESSED | ENTRY_USER;
+    put(memory, PDPT + FLAT_DEVICES_GIB * 8, FLAT_DEVICES_PD | table)?;
+    let page = VIRTIO_MMIO | table | ENTRY_DIRTY | ENTRY_LARGE;
+    put(memory, FLAT_DEVICES_PD, page)
+}
+
+fn put<M: GuestMemoryBackend>(memory: &M, gpa: u64, entry: u64) -> Result<()> {
+    memory
+        .write_obj(entry, GuestAddress(gpa))
+        .map_err(at("page tables", gpa))
 }
 
 fn write_map<M: GuestMemoryBackend>(
@@ -33,17 +44,13 @@ fn write_map<M: GuestMemoryBackend>(
     gpa_at: impl Fn(u64) -> u64,
 ) -> Result<()> {
     let table = ENTRY_PRESENT_WRITE | ENTRY_ACCESSED | user;
-    let put = |gpa: u64, entry: u64| -> std::result::Result<(), BootError> {
-        memory
-            .write_obj(entry, GuestAddress(gpa))
-            .map_err(at("page tables", gpa))
-    };
-    put(PML4, PDPT | table)?;
+    put(memory, PML4, PDPT | table)?;
     for gib in 0..size_bytes.div_ceil(GIB) {
-        put(PDPT + gib * 8, (PD + gib * 0x1000) | table)?;
+        put(memory, PDPT + gib * 8, (PD + gib * 0x1000) | table)?;
     }
     for page in 0..size_bytes.div_ceil(LARGE_PAGE) {
         put(
+            memory,
             PD + page * 8,
             gpa_at(page * LARGE_PAGE) | table | ENTRY_DIRTY | ENTRY_LARGE,
         )?;
