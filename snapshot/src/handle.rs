@@ -143,6 +143,11 @@ impl Pool {
         self.store.region.want_huge_pages(wanted);
     }
 
+    /// True if a chunk for a copy is likely to become one page of a tmpfs.
+    pub fn huge_pages_are_likely(&self) -> bool {
+        self.store.region.is_likely_to_make_one_page()
+    }
+
     /// Chunks that were taken as one page of a tmpfs.
     pub fn huge_pages_made(&self) -> u64 {
         self.store.region.huge_pages_made()

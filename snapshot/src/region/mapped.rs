@@ -378,6 +378,10 @@ impl Region for MappedRegion {
         self.medium == Medium::Tmpfs && self.huge.may_ask()
     }
 
+    fn is_likely_to_make_one_page(&self) -> bool {
+        self.medium == Medium::Tmpfs && self.huge.are_likely()
+    }
+
     fn is_one_page(&self, chunk: u64) -> bool {
         self.huge.is_known(chunk)
     }

@@ -160,6 +160,11 @@ pub(crate) trait Region: Send + Sync {
         false
     }
 
+    /// True if `make_one_page` may make one page of a chunk: the medium has not refused it lately.
+    fn is_likely_to_make_one_page(&self) -> bool {
+        false
+    }
+
     /// True if the chunk at an offset became one page by `make_one_page`, and is so still as far as
     /// this process knows.
     fn is_one_page(&self, _chunk: u64) -> bool {

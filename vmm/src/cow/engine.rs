@@ -10,7 +10,7 @@
 //! An engine has nothing to do in some of these. A step that only one engine has is a phase that
 //! this engine times itself: the phases of a report are those that the engine went through.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, time::Duration};
 
 use nvvmm_snapshot::{BlockNo, ChunkIndex, Consumed, FrameIndex, FrameSet, Reservation};
 
@@ -56,6 +56,11 @@ pub trait CowEngine: Debug + Send + Sync {
     /// The VM cannot go on. Lack of space, or a lock, only ends such work.
     fn work_ahead(&self) -> Result<bool, CowError> {
         Ok(false)
+    }
+
+    /// Time after which [`CowEngine::work_ahead`] may have something to do, though no access is held.
+    fn work_due(&self) -> Duration {
+        Duration::MAX
     }
 
     /// True if the engine reads KVM's dirty log, which must be on then.

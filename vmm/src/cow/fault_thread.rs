@@ -254,7 +254,7 @@ fn answer_all(
     loop {
         let timeout = match (untidy || ahead || more_to_release, waiting.is_empty()) {
             (true, _) => Duration::ZERO,
-            (false, true) => TIDY_EVERY,
+            (false, true) => TIDY_EVERY.min(engine.work_due()),
             (false, false) => retry,
         };
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);

@@ -192,6 +192,18 @@ impl AddressRange {
         check(unsafe { libc::madvise(address.cast(), size_bytes, libc::MADV_POPULATE_WRITE) })
     }
 
+    /// Has the kernel back anonymous memory by huge pages where it can (MADV_HUGEPAGE). A kernel
+    /// without them is no error.
+    pub fn want_huge_pages(&self) -> io::Result<()> {
+        let (address, size_bytes) = (self.as_ptr(), self.size_bytes);
+        // SAFETY: the range is all of this reservation; the advice changes no content.
+        let advised = unsafe { libc::madvise(address.cast(), size_bytes, libc::MADV_HUGEPAGE) };
+        match check(advised) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Empties the page tables of the range (MADV_DONTNEED), all of which must be mapped shared:
     /// the file keeps what the pages hold. Anonymous memory holds zeroes then.
     pub fn drop_page_tables(&self, offset_bytes: usize, size_bytes: usize) -> io::Result<()> {

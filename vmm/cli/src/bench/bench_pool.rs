@@ -348,7 +348,8 @@ pub fn warm(dir: &Path, size_bytes: u64) -> Result<(), VmError> {
     let path = dir.join(format!("nvvmm-bench-{}.warm", std::process::id()));
     let warmed = warm_file(&path, size_bytes);
     let removed = fs::remove_file(&path);
-    warmed.and(removed).map_err(|e| {
+    let warmed = warmed.and(removed).and_then(|()| warm_huge(size_bytes));
+    warmed.map_err(|e| {
         VmError::io(
             format_args!("touch {size_bytes} bytes on {}", dir.display()),
             &e,
@@ -358,6 +359,16 @@ pub fn warm(dir: &Path, size_bytes: u64) -> Result<(), VmError> {
 
 fn warm_file(path: &Path, size_bytes: u64) -> io::Result<()> {
     let addresses = map_new_file(path, size_bytes)?;
+    addresses.populate_write(0, addresses.size_bytes())
+}
+
+/// Touches memory in pages of 2 MiB, where there are such: the kernel keeps them apart from small
+/// ones.
+fn warm_huge(size_bytes: u64) -> io::Result<()> {
+    let size = usize::try_from(size_bytes.next_multiple_of(CHUNK_SIZE_BYTES));
+    let addresses = AddressRange::new(size.map_err(io::Error::other)?, CHUNK_SIZE_BYTES as usize)?;
+    addresses.map_anonymous(0, addresses.size_bytes())?;
+    addresses.want_huge_pages()?;
     addresses.populate_write(0, addresses.size_bytes())
 }
 

@@ -4,6 +4,8 @@
 //! A chunk that is one mapping of one page costs the guest one fault of the host's page tables. A
 //! chunk that was copied a cluster at a time costs it one for each frame.
 
+use std::ops::RangeInclusive;
+
 use nvvmm_snapshot::{ChunkIndex, ChunkMap, FrameIndex};
 
 use super::{
@@ -15,8 +17,8 @@ use crate::cow::{
     counters::{Counters, lock},
 };
 
-/// Chunks made ready while the guest waits for one of them, at most.
-const READY_FOR_FAULT: u32 = 8;
+/// Chunks made ready while the guest waits for one of them: the kernel takes nearly as long for one.
+const READY_FOR_FAULT: RangeInclusive<u32> = 4..=8;
 /// Chunks made ready for frames that are written in epoch after epoch, unless there are some.
 pub(super) const READY_FOR_HOT: u32 = 8;
 /// Wholly free chunks that the pool keeps when a chunk is copied of which the guest has not written
@@ -31,11 +33,10 @@ impl RedirectEngine {
     /// True if the chunk is to be copied as a whole, as the guest is likely to write most of it.
     /// `wanted` frames of it are to be copied now.
     pub(super) fn copies_densely(&self, known: &KnownChunk, wanted: u32) -> Result<bool, CowError> {
-        Ok(self
-            .prediction
-            .is_dense(known.own_since_share().count(), wanted)
-            && known.backed().is_full()
-            && self.placement.can_spare(SPARE_FOR_DENSE)?)
+        let own = known.own_since_share().count();
+        let is_dense = |one_page| self.prediction.is_dense(own, wanted, one_page);
+        let dense = is_dense(false) || is_dense(true) && self.makes_one_page()?;
+        Ok(dense && known.backed().is_full() && self.placement.can_spare(SPARE_FOR_DENSE)?)
     }
 
     /// Copies the chunk as a whole since `frame` is written. If the guest comes from the chunks
@@ -47,11 +48,8 @@ impl RedirectEngine {
         frame: FrameIndex,
         ahead: u32,
     ) -> Result<(), CowError> {
-        // A short run does not pay for what the kernel may take to make huge pages.
         let chunks = ahead / CHUNK_FRAMES;
-        if chunks > 1 {
-            self.make_ready(chunks.min(READY_FOR_FAULT))?;
-        }
+        self.make_ready(chunks.clamp(*READY_FOR_FAULT.start(), *READY_FOR_FAULT.end()))?;
         self.copy_whole(index, known)?;
         self.prediction
             .note_copied(index.frame_number(frame), end_of(index));
@@ -60,6 +58,13 @@ impl RedirectEngine {
                 .go_on_behind(index, ahead, self.mapping.chunks());
         }
         Ok(())
+    }
+
+    /// True if a copy of a chunk is likely to be one page.
+    pub(super) fn makes_one_page(&self) -> Result<bool, CowError> {
+        Ok(self.mapping.has_single_frames()
+            && self.placement.huge_pages_are_likely()
+            && self.placement.can_spare(SPARE_FOR_READY)?)
     }
 
     /// Makes chunks ready for copies, as one page each, unless some are or the pool is short.

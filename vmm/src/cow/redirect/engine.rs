@@ -1,6 +1,9 @@
 //! The engine: its parts, and its implementation of [`CowEngine`].
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::{
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    time::Duration,
+};
 
 use nvvmm_snapshot::{BlockNo, ChunkIndex, Consumed, FrameIndex, FrameSet, Holder, Pool};
 
@@ -123,7 +126,11 @@ impl CowEngine for RedirectEngine {
     }
 
     fn work_ahead(&self) -> Result<bool, CowError> {
-        Ok(self.prepare_next()? || self.copy_next()?)
+        Ok(self.prepare_next()? || self.copy_next()? || self.watch_left()?)
+    }
+
+    fn work_due(&self) -> Duration {
+        self.watch_due()
     }
 
     /// Arms what was left to the kernel, and moves its private pages to blocks.

@@ -43,6 +43,7 @@ mod rewind;
 mod share;
 mod unarmed;
 mod vacate;
+mod watch;
 
 pub use engine::RedirectEngine;
 

@@ -130,6 +130,11 @@ impl Placement {
         Ok(self.holder.make_ready(chunks as usize)?)
     }
 
+    /// True if a chunk for a copy is likely to become one page of a tmpfs.
+    pub fn huge_pages_are_likely(&self) -> bool {
+        self.pool.huge_pages_are_likely()
+    }
+
     /// Chunks that were taken as one page of a tmpfs.
     pub fn huge_pages(&self) -> u64 {
         self.pool.huge_pages_made()

@@ -42,7 +42,8 @@ fn only_what_was_written_is_mapped_anew() {
 #[test]
 fn a_chunk_in_many_pieces_is_left_to_its_first_touch() {
     let place = PoolFile::new("rewind-pieces");
-    let pool = pool_of(&place, 128 * MIB);
+    // Too small for huge pages.
+    let pool = pool_of(&place, 96 * MIB);
     let mut vm = Vm::start(&pool, 32 * MIB, None);
     vm.fill(0..8192, 10);
     vm.snapshot("one").unwrap();

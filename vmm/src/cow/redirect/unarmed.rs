@@ -11,6 +11,10 @@
 //! taken before all chunks are reconciled; that is done while the guest runs, and first touches are
 //! armed meanwhile, so the pause finds nothing left.
 //!
+//! **Writers of many pages.** The kernel copies one page of 4 KiB after the other. So chunks are
+//! watched while more and more of them are written, and those of which the guest has written a part
+//! are copied as a whole (`watch.rs`).
+//!
 //! **A full pool.** A private page needs a block in the end. So no more chunks are left to the
 //! kernel than there are wholly free ones in the pool, and when the pool fills they are armed: the
 //! guest is held then. Private pages for which there is no block stay until there is one, and no
@@ -29,6 +33,7 @@ use nvvmm_snapshot::{ChunkIndex, FrameIndex, FrameSet};
 use super::{
     RedirectEngine,
     chunk::{KnownChunk, LiveChunk},
+    watch::Watch,
 };
 use crate::cow::{
     CHUNK_FRAMES, CowError, Lack, Techniques,
@@ -40,7 +45,7 @@ use crate::cow::{
 /// Chunks reconciled in one go: accesses wait meanwhile.
 const RECONCILED_AT_ONCE: u32 = 16;
 /// Chunks whose private pages are looked for in one go.
-const LOOKED_AT_ONCE: u32 = 64;
+pub(super) const LOOKED_AT_ONCE: u32 = 64;
 /// Private pages of a chunk from which on all of it is copied to a fresh chunk.
 const WHOLE_MIN: u32 = CHUNK_FRAMES / 4 * 3;
 /// Time between two looks for private pages where the guest writes, and where it does not.
@@ -65,6 +70,7 @@ pub(super) struct Unarmed {
     /// True while a snapshot is prepared: all that is mapped is armed.
     snapshot: AtomicBool,
     look: Mutex<Look>,
+    pub(super) watch: Mutex<Watch>,
 }
 
 /// A walk through all chunks for private pages.
@@ -93,6 +99,7 @@ impl Unarmed {
                 next: None,
                 found: false,
             }),
+            watch: Mutex::new(Watch::new()),
         }
     }
 
@@ -186,6 +193,23 @@ impl RedirectEngine {
         if known.is_reconciled() {
             return Ok(());
         }
+        self.arm_private(index, known)?;
+        let written = self.private_pages(index, known)?;
+        if !written.is_empty() {
+            let moved = self.move_to_blocks(index, known, &written);
+            let lacking = matches!(moved, Err(CowError::NoSpace(Lack::Medium)));
+            self.unarmed.lacking.store(lacking, Ordering::Relaxed);
+            moved?;
+        }
+        self.chunks.note_reconciled(known);
+        Ok(())
+    }
+
+    pub(super) fn arm_private(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+    ) -> Result<(), CowError> {
         for run in known.mapped_runs(&known.unarmed()) {
             if known.is_left() {
                 self.mapping.guard_run(index, &run)?;
@@ -196,14 +220,6 @@ impl RedirectEngine {
             }
         }
         known.note_armed();
-        let written = self.private_pages(index, known)?;
-        if !written.is_empty() {
-            let moved = self.move_to_blocks(index, known, &written);
-            let lacking = matches!(moved, Err(CowError::NoSpace(Lack::Medium)));
-            self.unarmed.lacking.store(lacking, Ordering::Relaxed);
-            moved?;
-        }
-        self.chunks.note_reconciled(known);
         Ok(())
     }
 

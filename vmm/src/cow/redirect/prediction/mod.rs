@@ -35,6 +35,9 @@ const EPOCH_MAX: Duration = Duration::from_secs(2);
 const DENSE_OWN_FRAMES: u32 = CHUNK_FRAMES / 2;
 /// Frames to copy at once from which on all of the chunk is copied.
 const DENSE_COPY_FRAMES: u32 = CHUNK_FRAMES * 3 / 4;
+/// Both, where the copy is likely to be one huge page. It costs less than faults for half of the
+/// other frames would, and wrong guesses copy no more than four times what was wanted.
+const DENSE_FOR_ONE_PAGE: u32 = CHUNK_FRAMES / 4;
 
 /// Counts epochs, and remembers chunks with hot frames.
 #[derive(Debug)]
@@ -94,11 +97,23 @@ impl Prediction {
     }
 
     /// True if a chunk is likely to be written so densely that it is best copied as a whole: `own`
-    /// frames of it were copied since the snapshot, and `wanted` others are to be copied now.
-    pub fn is_dense(&self, own: u32, wanted: u32) -> bool {
+    /// frames of it were copied since the snapshot, and `wanted` others are to be copied now. The
+    /// copy is likely to be `one_page`.
+    pub fn is_dense(&self, own: u32, wanted: u32, one_page: bool) -> bool {
+        // A copy that was never snapshotted may write little in all, and is to take little memory.
+        let (least_own, least_wanted) = if one_page && lock(&self.rhythm).epoch > 0 {
+            (DENSE_FOR_ONE_PAGE, DENSE_FOR_ONE_PAGE)
+        } else {
+            (DENSE_OWN_FRAMES, DENSE_COPY_FRAMES)
+        };
         // If nothing is left afterwards, only what is wanted needs a copy.
-        let goes_on = own >= DENSE_OWN_FRAMES && own + wanted < CHUNK_FRAMES;
-        self.techniques.dense_chunks && (goes_on || wanted >= DENSE_COPY_FRAMES)
+        let goes_on = own >= least_own && own + wanted < CHUNK_FRAMES;
+        self.techniques.dense_chunks && (goes_on || wanted >= least_wanted)
+    }
+
+    /// True if chunks may be copied as a whole.
+    pub fn copies_densely(&self) -> bool {
+        self.techniques.dense_chunks
     }
 
     /// True if chunks may be copied before the guest writes them.
