@@ -19,9 +19,11 @@
 //!    is in a store
 //! 4. `piece`: content as a piece, and back
 //! 5. `store`: an open store
-//! 6. `known`: pieces that a store has; `uploads`: packs on their way
+//! 6. `known`: pieces that a store has; `uploads`: packs on their way; `touches`: what guests touch
 //! 7. `push`, `pull`, `listing`, `gc`, `verify`
+//! 8. `arriving`
 
+mod arriving;
 mod boxes;
 mod error;
 mod gc;
@@ -34,6 +36,7 @@ mod piece;
 mod pull;
 mod push;
 mod store;
+mod touches;
 mod uploads;
 mod url;
 mod verify;
@@ -44,6 +47,7 @@ pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 
+pub use arriving::{Arrival, ArrivalNews, Begun, Prefetch, Wants};
 pub use error::{Error, Result};
 pub use gc::{GcOptions, GcReport, PushUnderWay};
 pub use layout::PIECE_BYTES;
@@ -52,6 +56,6 @@ pub use listing::{RemoteSnapshot, Removed};
 pub use objects::Traffic;
 pub use pull::{PullOptions, PullReport};
 pub use push::{PushOptions, PushReport};
-pub use store::{Store, Use};
+pub use store::{Store, TOUCHES, Use};
 pub use url::StoreUrl;
 pub use verify::{Fault, VerifyReport};

@@ -21,11 +21,13 @@ pub use unused::Vacating;
 
 use self::lease::Leases;
 use self::stale::Stale;
+use crate::catalog::Listed;
 use crate::catalog_lock::CatalogLock;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::file_lock::{self, LockMode, LockPlace};
 use crate::frame_map::FrameMap;
+use crate::identity::Identity;
 use crate::handle::Pool;
 use crate::layout::HOLDER_SLOTS;
 use crate::layout::holder_slot::{HolderSlotV1, PINS_MAX, PINS_MAX_OF_OTHERS};
@@ -268,6 +270,36 @@ impl Holder {
         fault_point(FaultPoint::PinSet);
         let map = FrameMap::of_memory(&self.pool, inode)?;
         Ok((SnapshotEntry::of(inode), map))
+    }
+
+    /// Pins what there is now of a snapshot of this identity that arrives under a name, in place of
+    /// all else that this holder pins. Blocks that an earlier version of it had, the newer one has
+    /// in the same places. A holder that pins it is foreign, as what arrives is.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it was removed, or there is another one of that name.
+    pub fn pin_arriving(
+        &self,
+        name: &str,
+        identity: Option<Identity>,
+    ) -> Result<(SnapshotEntry, FrameMap)> {
+        let mut lock = CatalogLock::take(&self.pool)?;
+        let listing = lock.listing()?;
+        let is_it = |listed: &&Listed| identity.is_none_or(|of| of == listed.inode.identity);
+        let Some(listed) = listing.by_name(name).filter(is_it) else {
+            return Err(self.pool.not_found(name, &listing));
+        };
+        let inode = &listed.inode;
+        self.set_pin(inode.id, PINS_MAX)?;
+        self.mark_foreign();
+        fault_point(FaultPoint::ArrivingPinned);
+        let found = (
+            SnapshotEntry::of(inode),
+            FrameMap::of_memory(&self.pool, inode)?,
+        );
+        drop(lock);
+        self.unpin_others(found.0.id)?;
+        Ok(found)
     }
 
     /// Pins what the catalog lists under an id, for as long as its lock is held.

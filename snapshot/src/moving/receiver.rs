@@ -1,12 +1,13 @@
 //! Receives what a stream says: into the holder's own blocks, with commits that keep them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::base::{Onto, alike, base_of, like, unfinished};
 use super::content::{Content, is_zero};
 use super::receive::ReceiveOptions;
 use super::room::Room;
-use super::root::ReceivedRoot;
+use super::root::{ReceivedRoot, computed_root};
 use crate::catalog::{Listed, Listing};
 use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
@@ -122,6 +123,8 @@ pub(super) struct Receiver {
     next: u32,
     counts: Counts,
     stored_unkept: u64,
+    /// The state that the incomplete file has, if a VM runs on it.
+    early_state: Vec<u8>,
     room: Room,
     /// The root of the content of what is in this pool, of what is before `next`.
     root: ReceivedRoot,
@@ -152,7 +155,7 @@ impl Receiver {
             return Err(Error::NoDisksYet);
         }
         let listing = lock.listing()?;
-        let unfinished = unfinished(&lock, &listing, name, header)?;
+        let unfinished = unfinished(&lock, &listing, name, header, options.beside)?;
         let base = base_of(pool, &listing, header, onto.as_ref())?;
         let named = options.like.map(|name| like(pool, &listing, header, name));
         let start = unfinished.or(base).or(named.transpose()?);
@@ -192,6 +195,7 @@ impl Receiver {
             next: 0,
             counts: Counts::default(),
             stored_unkept: 0,
+            early_state: Vec::new(),
             room,
             root: ReceivedRoot::begin(pool, header.kind, root_of_base),
             whole_chunks: pool.medium() == Medium::Hugetlbfs && header.kind == SnapshotKind::Vm,
@@ -291,6 +295,43 @@ impl Receiver {
             self.targets[self.at].changes.push((record.index, now));
         }
         Ok(())
+    }
+
+    /// Has the incomplete file keep the state, and nothing but chunks that are `present`.
+    pub(super) fn begin_in_any_order(
+        &mut self,
+        state: &[u8],
+        present: &HashSet<ChunkIndex>,
+    ) -> Result<()> {
+        self.early_state = state.to_vec();
+        let target = self.target()?;
+        let mut emptied = Vec::new();
+        for chunk in target.start.iter().flat_map(FrameMap::iter_present) {
+            let (index, _) = chunk?;
+            if !present.contains(&index) {
+                emptied.push((index, ChunkMap::Hole));
+            }
+        }
+        self.targets[self.at].changes.extend(emptied);
+        self.keep().map(drop)
+    }
+
+    /// Stores a chunk of memory, in any order. Its content is in no root yet.
+    pub(super) fn chunk_in_any_order(&mut self, record: &ChunkRecord) -> Result<()> {
+        let before = map_of(self.target()?.start.as_ref(), record.index)?;
+        self.counts.received += u64::from(record.written.count());
+        let now = self.frames(record, &before, &ChunkMap::Hole)?;
+        if now != before {
+            self.targets[self.at].changes.push((record.index, now));
+        }
+        Ok(())
+    }
+
+    /// Commits all that has arrived, and computes the root of it.
+    pub(super) fn root_of_all(&mut self) -> Result<ContentRoot> {
+        let kept = self.keep()?;
+        let inode = self.holder.pinned_inode(kept)?;
+        computed_root(&self.pool, &inode)
     }
 
     /// Ends the stream: the rest of memory and disks is as in the base, or holes.
@@ -449,14 +490,18 @@ impl Receiver {
     }
 
     /// Commits what has arrived, incomplete as it is.
-    pub(super) fn keep(&mut self) -> Result<()> {
+    pub(super) fn keep(&mut self) -> Result<SnapshotId> {
         self.assert_not_removed()?;
+        for target in &mut self.targets {
+            target.changes.sort_by_key(|(index, _)| *index);
+        }
         let id = self.commit(self.kept, None)?;
         self.forget_changes();
         self.stored_unkept = 0;
-        self.kept
-            .replace(id)
-            .map_or(Ok(()), |before| self.unpin_kept(before))
+        if let Some(before) = self.kept.replace(id) {
+            self.unpin_kept(before)?;
+        }
+        Ok(id)
     }
 
     /// The root of the content of what is in this pool.
@@ -466,7 +511,15 @@ impl Receiver {
 
     /// Commits the snapshot, if its content is what the stream says that it is.
     pub(super) fn complete(&mut self, state: &[u8]) -> Result<SnapshotId> {
-        let root = self.root();
+        self.complete_with(state, self.root())
+    }
+
+    /// The same, of a content whose root was computed by other means.
+    pub(super) fn complete_with(
+        &mut self,
+        state: &[u8],
+        root: Option<ContentRoot>,
+    ) -> Result<SnapshotId> {
         if self.header.root.is_some_and(|named| Some(named) != root) {
             return Err(Error::stream_damaged(
                 "its content is not the one that its header names: it does not fit what it builds \
@@ -510,7 +563,7 @@ impl Receiver {
             parent: self.parent,
             base: on,
             maps: self.targets.iter().map(Target::new_map).collect(),
-            state: whole.map(|(state, _)| state).unwrap_or_default(),
+            state: whole.map_or(&self.early_state, |(state, _)| state),
             frames_new: self.header.frames_new,
         };
         let origin = Provenance {
@@ -549,6 +602,7 @@ impl Receiver {
             None => Err(self.pool.not_found(&self.name, &listing)),
         }
     }
+
 
     fn kept_in<'l>(&self, listing: &'l Listing) -> Option<&'l Listed> {
         let listed = listing.by_id(self.kept?);

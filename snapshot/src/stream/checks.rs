@@ -52,6 +52,11 @@ impl RecordChecks {
         Ok(())
     }
 
+    /// Has the next record be about any chunk.
+    pub(crate) fn begin_anywhere(&mut self) {
+        self.next = (0, 0);
+    }
+
     /// Checks that what is behind the end of a disk in its last block is zero.
     ///
     /// # Errors
