@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use nvvmm_snapshot::stream::StreamHeader;
 use nvvmm_snapshot::{
-    ChunkIndex, FaultPoint, Landing, MapKind, Medium, Pool, SnapshotKind, fault_point,
+    ChunkIndex, FaultPoint, Landing, Medium, Pool, SnapshotKind, fault_point,
 };
 
 use crate::error::{Error, Result};
@@ -78,7 +78,6 @@ enum Event {
     Lost,
     Fetched {
         chunk: ChunkIndex,
-        attempt: u32,
         pack: u32,
         offset: u32,
         got: Result<Option<Bytes>>,
@@ -306,6 +305,8 @@ struct Fetching<'a> {
     kept: Instant,
     /// One of these is waited for.
     is_urgent: bool,
+    /// The reason why they cannot be committed for now.
+    not_kept: Option<String>,
 }
 
 impl<'a> Fetching<'a> {
@@ -337,6 +338,7 @@ impl<'a> Fetching<'a> {
             unkept: Vec::new(),
             kept: Instant::now(),
             is_urgent: false,
+            not_kept: None,
         };
         Ok(fetching)
     }
@@ -450,7 +452,6 @@ impl<'a> Fetching<'a> {
         let lacking = pieces.iter().filter(|piece| piece.here.is_none());
         let lacking: Vec<PieceRow> = lacking.map(|piece| piece.row).collect();
         let requests = self.pulling.requests_for(lacking);
-        let attempt = self.trouble.get(&chunk).map_or(0, |trouble| trouble.attempts);
         let under_way = UnderWay {
             pieces,
             waiting: requests.len(),
@@ -469,7 +470,6 @@ impl<'a> Fetching<'a> {
                 // Nobody listens any more when the VM is gone.
                 let _ = events.send(Event::Fetched {
                     chunk,
-                    attempt,
                     pack,
                     offset,
                     got,
@@ -494,15 +494,11 @@ impl<'a> Fetching<'a> {
             }
             Event::Fetched {
                 chunk,
-                attempt,
                 pack,
                 offset,
                 got,
             } => {
-                let is_current = { self.trouble.get(&chunk) }
-                    .map_or(0, |trouble| trouble.attempts)
-                    == attempt;
-                let Some(under_way) = self.under_way.get_mut(&chunk).filter(|_| is_current) else {
+                let Some(under_way) = self.under_way.get_mut(&chunk) else {
                     return Ok(());
                 };
                 under_way.waiting -= 1;
@@ -584,6 +580,7 @@ impl<'a> Fetching<'a> {
         };
         let lasting = self.trouble.values().find(lasting);
         let why = lasting.map(|trouble| trouble.why.clone());
+        let why = why.or_else(|| self.not_kept.clone());
         match (why, self.is_away) {
             (Some(why), false) => {
                 self.is_away = true;
@@ -599,14 +596,19 @@ impl<'a> Fetching<'a> {
 
     /// Commits what has landed, and tells the VM: at once if it waits.
     fn keep_if_due(&mut self) -> Result<()> {
-        let is_due = self.is_urgent
-            || self.lacking.is_empty()
-            || self.unkept.len() >= KEEP_CHUNKS
-            || self.kept.elapsed() >= KEEP_AFTER;
+        let is_soon = self.is_urgent || self.lacking.is_empty() || self.unkept.len() >= KEEP_CHUNKS;
+        let is_due = (is_soon && self.not_kept.is_none()) || self.kept.elapsed() >= KEEP_AFTER;
         if self.unkept.is_empty() || !is_due {
             return Ok(());
         }
-        self.landing.keep()?;
+        match self.landing.keep().map_err(Error::from) {
+            Ok(()) => self.not_kept = None,
+            Err(error) if may_succeed_later(&error) => {
+                (self.kept, self.not_kept) = (Instant::now(), Some(error.to_string()));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
         fault_point(FaultPoint::ArrivingKept);
         (self.kept, self.is_urgent) = (Instant::now(), false);
         let mut chunks = std::mem::take(&mut self.unkept);

@@ -272,9 +272,9 @@ impl Holder {
         Ok((SnapshotEntry::of(inode), map))
     }
 
-    /// Pins what there is now of a snapshot of this identity that arrives under a name, in place of
-    /// all else that this holder pins. Blocks that an earlier version of it had, the newer one has
-    /// in the same places. A holder that pins it is foreign, as what arrives is.
+    /// Pins what there is now of a snapshot of this identity that arrives under a name. Blocks that
+    /// an earlier version of it had, the newer one has in the same places. A holder that pins it is
+    /// foreign, as what arrives is.
     ///
     /// # Errors
     /// [`Error::NotFound`] when it was removed, or there is another one of that name.
@@ -293,13 +293,8 @@ impl Holder {
         self.set_pin(inode.id, PINS_MAX)?;
         self.mark_foreign();
         fault_point(FaultPoint::ArrivingPinned);
-        let found = (
-            SnapshotEntry::of(inode),
-            FrameMap::of_memory(&self.pool, inode)?,
-        );
-        drop(lock);
-        self.unpin_others(found.0.id)?;
-        Ok(found)
+        let map = FrameMap::of_memory(&self.pool, inode)?;
+        Ok((SnapshotEntry::of(inode), map))
     }
 
     /// Pins what the catalog lists under an id, for as long as its lock is held.

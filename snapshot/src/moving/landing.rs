@@ -105,9 +105,12 @@ impl Landing {
     /// [`Error::StreamDamaged`]; [`Error::PoolFull`] and the like; [`Error::Io`].
     pub fn chunk(&mut self, record: &ChunkRecord) -> Result<()> {
         if self.in_any_order {
+            let before = self.checks.clone();
             self.checks.begin_anywhere();
-            self.checks.next(&self.header, record)?;
-            return self.receiver.chunk_in_any_order(record);
+            let stored = self.checks.next(&self.header, record);
+            let stored = stored.and_then(|()| self.receiver.chunk_in_any_order(record));
+            // The same chunk may come again.
+            return stored.inspect_err(|_| self.checks = before);
         }
         self.checks.next(&self.header, record)?;
         RecordChecks::end_of_disk(&self.header, record)?;

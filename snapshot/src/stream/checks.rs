@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::number::BLOCK_SIZE_BYTES;
 
 /// The records of chunks so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct RecordChecks {
     /// The next chunk has this map and index at least.
     next: (usize, u64),

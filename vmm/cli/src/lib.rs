@@ -26,6 +26,7 @@ mod documents;
 mod error;
 mod exec;
 mod export_command;
+mod fetch;
 mod file_size;
 mod freed_memory;
 #[cfg(debug_assertions)]
@@ -39,6 +40,7 @@ mod interruption;
 mod json;
 mod keys;
 mod launch;
+mod lazy_restore;
 mod log;
 mod man_pages;
 mod memory_command;

@@ -279,6 +279,8 @@ fn state_text(state: VmState) -> &'static str {
         VmState::Paused => "paused",
         VmState::NoSpace => "no-space",
         VmState::Waiting => "waiting",
+        VmState::Fetching => "fetching",
+        VmState::StoreAway => "store-away",
         VmState::Spare => "spare",
         VmState::Stopping => "stopping",
     }

@@ -15,6 +15,7 @@ use nvvmm_snapshot::{
 
 use super::{
     RestoreOptions, VmError, VmSource,
+    arriving::{Arrivals, Arriving, LINK_PATIENCE, nobody_fetches},
     episode::Episode,
     error::{cow_error, machine_error, memory_error, no_thread},
     host_paths::{machine_of, nothing_to_boot, reboot_notice},
@@ -65,6 +66,8 @@ pub struct Builder<'a> {
     pub techniques: cow::Techniques,
     /// Cleans freed blocks.
     pub cleaner: Arc<Cleaner>,
+    /// Where memory arrives that is fetched.
+    pub arrivals: &'a Arrivals,
     /// Hears of a failure after which the VM cannot go on.
     pub on_cow_failure: Arc<dyn Fn(cow::CowError) + Send + Sync>,
 }
@@ -75,6 +78,8 @@ struct Restoring {
     spec: VmSpec,
     once: bool,
     prefault: bool,
+    /// Memory that is to arrive.
+    arriving: Option<Arriving>,
     console: ConsoleStreams,
     /// Notes for the report.
     notes: Vec<String>,
@@ -88,6 +93,7 @@ pub(super) struct Prepared {
     faults: FaultThread,
     engine: Arc<dyn CowEngine>,
     holder: Arc<Holder>,
+    arriving: Option<Arriving>,
     started: Instant,
     phases: Phases,
     pub entry: SnapshotEntry,
@@ -165,6 +171,7 @@ impl Builder<'_> {
             spec: spec.clone(),
             reboot_notice: files.boot().err().map(reboot_notice),
             dirty_log: self.dirty_log,
+            arriving: None,
             episode: Mutex::new(Arc::new(Episode::first(origin, None))),
             operation: Mutex::new(Operation::new(None)),
             seen: Mutex::default(),
@@ -190,6 +197,7 @@ impl Builder<'_> {
             spec,
             once: false,
             prefault: false,
+            arriving: None,
             console,
             notes: Vec::new(),
             orders,
@@ -215,7 +223,10 @@ impl Builder<'_> {
     ) -> Result<Prepared, VmError> {
         let (started, mut phases) = (Instant::now(), Phases::begin());
         let read = phases.run("ReadSnapshot", || {
-            ReadSnapshot::read(self.pool, self.name, &restore.snapshot)
+            match restore.arriving {
+                true => ReadSnapshot::read_arriving(self.pool, self.name, &restore.snapshot),
+                false => ReadSnapshot::read(self.pool, self.name, &restore.snapshot),
+            }
         })?;
         fault_point(FaultPoint::RestorePinned);
         phases.run("CheckMap", || read.check_map())?;
@@ -225,7 +236,12 @@ impl Builder<'_> {
         if files.disks_snapshot().is_some_and(|id| id != read.entry.id) {
             return Err(replaced(&read.entry.name));
         }
+        let (read, arriving) = match read.entry.incomplete {
+            true => self.begin_to_arrive(read, &mut phases)?,
+            false => (read, None),
+        };
         let how = Restoring {
+            arriving,
             notes: stale_disks::check(&read.saved, &read.entry, restore, files.open_disks())?,
             spec,
             once: restore.once,
@@ -234,6 +250,27 @@ impl Builder<'_> {
             orders: restore.agent_orders(),
         };
         self.prepare(read, (started, phases), how)
+    }
+
+    /// Waits until somebody fetches the snapshot.
+    fn begin_to_arrive(
+        &self,
+        read: ReadSnapshot,
+        phases: &mut Phases,
+    ) -> Result<(ReadSnapshot, Option<Arriving>), VmError> {
+        let entry = &read.entry;
+        // The map goes to the arrival; what is restored is known by then.
+        let frames = read.holder.frame_map(entry.id)?;
+        let arrival = cow::Arrival::new(frames);
+        let arrival = arrival.map_err(|e| VmError::io("wait for memory that arrives", &e))?;
+        let arriving = Arriving(Arc::new(arrival));
+        let snapshot = (entry.name.as_str(), entry.identity);
+        self.arrivals.expect(&arriving.0, &read.holder, snapshot);
+        let is_linked = phases.run("AwaitMemory", || arriving.0.wait_linked(LINK_PATIENCE));
+        match is_linked {
+            true => Ok((read, Some(arriving))),
+            false => Err(nobody_fetches()),
+        }
     }
 
     fn restore_read(
@@ -261,6 +298,7 @@ impl Builder<'_> {
             spec,
             once,
             prefault,
+            arriving,
             console,
             notes,
             orders,
@@ -269,9 +307,12 @@ impl Builder<'_> {
         if files.are_disks_foreign() {
             holder.mark_foreign();
         }
-        let origin = cow::RamOrigin::Snapshot {
-            frames,
-            frames_mapped: entry.frames_mapped,
+        let origin = match &arriving {
+            Some(Arriving(arrival)) => cow::RamOrigin::Arriving(Arc::clone(arrival)),
+            None => cow::RamOrigin::Snapshot {
+                frames,
+                frames_mapped: entry.frames_mapped,
+            },
         };
         let (engine, faults) =
             phases.run("ReserveMemory", || self.memory(&spec, &holder, origin))?;
@@ -283,6 +324,7 @@ impl Builder<'_> {
             started,
             phases,
             holder,
+            arriving,
             entry,
             saved,
             spec,
@@ -302,6 +344,7 @@ impl Builder<'_> {
             started,
             mut phases,
             holder,
+            arriving,
             entry,
             saved,
             spec,
@@ -356,7 +399,11 @@ impl Builder<'_> {
             reboot_notice: files.boot().err().map(reboot_notice),
             dirty_log: self.dirty_log,
             episode: Mutex::new(Arc::new(Episode::first(origin, Some((started, report))))),
-            operation: Mutex::new(Operation::new(base)),
+            operation: Mutex::new(Operation {
+                is_arriving: arriving.is_some(),
+                ..Operation::new(base)
+            }),
+            arriving,
             seen: Mutex::default(),
             machine,
             faults,

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cow::{
-        Budget, CopiedAhead, CowEngine, CowError, RamOrigin, RewindTo, ShareSet, Still, Techniques,
+        Arrival, Budget, CopiedAhead, CowEngine, CowError, RamOrigin, RewindTo, ShareSet, Still, Techniques,
         counters::{Counters, lock},
         error::os,
         frames::runs,
@@ -84,6 +84,10 @@ impl CowEngine for RedirectEngine {
 
     fn uffd(&self) -> &Uffd {
         self.mapping.uffd()
+    }
+
+    fn arrival(&self) -> Option<Arc<Arrival>> {
+        self.chunks.origin().arrival().cloned()
     }
 
     fn counters(&self) -> RamCounters {
