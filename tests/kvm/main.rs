@@ -31,6 +31,7 @@ mod json;
 mod kill;
 mod kinds;
 mod lacks;
+mod lazy;
 mod library;
 mod life;
 mod migrate;
