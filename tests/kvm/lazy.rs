@@ -185,18 +185,29 @@ fn what_a_guest_touches_comes_first_and_is_recorded() {
     let mut vm = host.restore(URL, &["--prefetch", "none"]);
     let arriving = |vm: &Vm<'_>| vm.status()["arriving"]["lacking_bytes"].as_u64().unwrap();
     let lacking = arriving(&vm);
-    assert!(lacking > (FILLED_MIB - 8) << 20, "{lacking} of it are lacking");
+    assert!(
+        lacking > (FILLED_MIB - 8) << 20,
+        "{lacking} of it are lacking"
+    );
     vm.ask("touch 8 read");
     let now = arriving(&vm);
     let arrived = lacking - now;
-    assert!((4 << 20..=12 << 20).contains(&arrived), "{arrived} have arrived");
+    assert!(
+        (4 << 20..=12 << 20).contains(&arrived),
+        "{arrived} have arrived"
+    );
     assert!(store.server.sent_bytes() > 0);
     // A snapshot needs all, and waits for it.
     vm.snapshot("later");
     assert!(vm.status()["arriving"].is_null());
     assert_eq!(vm.ask("digest all"), store.digest);
     vm.stop();
-    wait_until("the record", || store.path("store/touches").read_dir().is_ok_and(|mut all| all.next().is_some()));
+    wait_until("the record", || {
+        store
+            .path("store/touches")
+            .read_dir()
+            .is_ok_and(|mut all| all.next().is_some())
+    });
     // Another host fetches what was touched, and no more.
     let other = store.host();
     let vm = other.restore(URL, &["--prefetch", "recorded"]);
@@ -205,8 +216,22 @@ fn what_a_guest_touches_comes_first_and_is_recorded() {
     });
     assert!(arriving(&vm) >= lacking - (12 << 20));
     vm.stop();
-    other.run(&["remote", "rm", &format!("file://{}", store.path("store").display()), "one"]).ok();
-    assert!(store.path("store/touches").read_dir().unwrap().next().is_none());
+    other
+        .run(&[
+            "remote",
+            "rm",
+            &format!("file://{}", store.path("store").display()),
+            "one",
+        ])
+        .ok();
+    assert!(
+        store
+            .path("store/touches")
+            .read_dir()
+            .unwrap()
+            .next()
+            .is_none()
+    );
 }
 
 #[test]
@@ -242,7 +267,9 @@ fn a_store_that_is_away_holds_the_guest_and_says_so() {
     });
     let asked = Instant::now();
     writeln_to(&mut vm, "digest all");
-    wait_until("fetching", || ["fetching", "store-away"].contains(&&*state(&vm)));
+    wait_until("fetching", || {
+        ["fetching", "store-away"].contains(&&*state(&vm))
+    });
     wait_until("store-away", || state(&vm) == "store-away");
     let status = vm.status();
     assert!(status["arriving"]["away"].is_string(), "{status}");
@@ -267,7 +294,10 @@ fn a_damaged_piece_is_never_shown_and_a_repaired_one_is() {
     }
     let store = Store::new(false);
     let packs = store.packs();
-    let whole: Vec<Vec<u8>> = packs.iter().map(|pack| std::fs::read(pack).unwrap()).collect();
+    let whole: Vec<Vec<u8>> = packs
+        .iter()
+        .map(|pack| std::fs::read(pack).unwrap())
+        .collect();
     for is_cut in [false, true] {
         let host = Host::new(320);
         let mut vm = host.restore(&store.path_url(), &["--prefetch", "none"]);
@@ -275,14 +305,20 @@ fn a_damaged_piece_is_never_shown_and_a_repaired_one_is() {
             let mut bytes = bytes.clone();
             match is_cut {
                 true => bytes.truncate(bytes.len() / 2),
-                false => bytes.iter_mut().step_by(64 << 10).for_each(|byte| *byte ^= 1),
+                false => bytes
+                    .iter_mut()
+                    .step_by(64 << 10)
+                    .for_each(|byte| *byte ^= 1),
             }
             std::fs::write(pack, bytes).unwrap();
         }
         writeln_to(&mut vm, "digest all");
         wait_until("store-away", || state(&vm) == "store-away");
         let away = vm.status()["arriving"]["away"].as_str().unwrap().to_owned();
-        assert!(away.contains("damaged") || away.contains("read packs"), "{away}");
+        assert!(
+            away.contains("damaged") || away.contains("read packs"),
+            "{away}"
+        );
         for (pack, bytes) in packs.iter().zip(&whole) {
             std::fs::write(pack, bytes).unwrap();
         }
@@ -338,13 +374,22 @@ fn a_death_at_a_fault_point_leaves_the_pool_in_order() {
         return;
     }
     let store = Store::new(false);
-    for point in ["arriving.kept:2", "arriving.pinned:3", "pull.chunk-landed:4"] {
+    for point in [
+        "arriving.kept:2",
+        "arriving.pinned:3",
+        "pull.chunk-landed:4",
+    ] {
         let host = Host::new(320).with_fault("NVVMM_FAULT", point.to_owned());
         let name = "web";
         let restored = host.run(&["restore", &store.path_url(), "--name", name, "--detach"]);
         wait_until(point, || {
             let listed = host.json(&["ps"]);
-            let vm = listed.as_array().unwrap().iter().find(|vm| vm["vm"] == name).cloned();
+            let vm = listed
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|vm| vm["vm"] == name)
+                .cloned();
             match vm {
                 None => true,
                 Some(vm) => vm["arriving"]["away"].is_string(),
@@ -359,7 +404,11 @@ fn a_death_at_a_fault_point_leaves_the_pool_in_order() {
         assert_eq!(status["leased_bytes"], 0, "{point}: {status}");
         assert_eq!(status["orphan_count"], 0, "{point}: {status}");
         let living = Host::run(&host, &["pull", &store.path_url(), "--name", "whole"]);
-        assert!(living.code == 0 || living.stderr.contains("NVVMM_FAULT"), "{}", living.stderr);
+        assert!(
+            living.code == 0 || living.stderr.contains("NVVMM_FAULT"),
+            "{}",
+            living.stderr
+        );
     }
 }
 
@@ -368,12 +417,21 @@ fn what_cannot_be_lazy_is_said() {
     let store = Store::new(false);
     let host = Host::new(320);
     let url = store.path_url();
-    host.run(&["restore", &url, "--detach"]).refused(2, "needs a name");
+    host.run(&["restore", &url, "--detach"])
+        .refused(2, "needs a name");
     let with = |option: &str| host.run(&["restore", &url, "--name", "web", "--detach", option]);
     with("--once").refused(2, "still to arrive");
     with("--prefault").refused(2, "still to arrive");
-    host.run(&["restore", "one", "--name", "web", "--detach", "--prefetch", "all"])
-        .refused(2, "for a snapshot of a store");
+    host.run(&[
+        "restore",
+        "one",
+        "--name",
+        "web",
+        "--detach",
+        "--prefetch",
+        "all",
+    ])
+    .refused(2, "for a snapshot of a store");
     host.run(&["restore", &format!("{url}x"), "--name", "web", "--detach"])
         .refused(3, "no snapshot");
     assert_eq!(host.json(&["ps"]), Value::Array(vec![]));
@@ -389,8 +447,18 @@ fn what_cannot_be_lazy_is_said() {
     vm.stop();
     let url = format!("file://{}", store.path("store").display());
     disks.run(&["push", "disked", &url]).ok();
-    let told = host.run(&["restore", &format!("{url}/disked"), "--name", "web", "--detach"]);
-    assert!(told.stderr.contains("is pulled before it runs"), "{}", told.stderr);
+    let told = host.run(&[
+        "restore",
+        &format!("{url}/disked"),
+        "--name",
+        "web",
+        "--detach",
+    ]);
+    assert!(
+        told.stderr.contains("is pulled before it runs"),
+        "{}",
+        told.stderr
+    );
     told.ok();
     let mut vm = Vm::attach(&host, "web".to_owned());
     assert_eq!(vm.ask("digest all"), digest);

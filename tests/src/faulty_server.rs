@@ -157,7 +157,8 @@ impl Shared {
                  Content-Range: bytes {from}-{}/{total}\r\n",
                 end.saturating_sub(1)
             );
-            self.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            self.sent_bytes
+                .fetch_add(bytes.len() as u64, Ordering::Relaxed);
             let status = match request.range {
                 Some(_) => "206 Partial Content",
                 None => "200 OK",
@@ -175,7 +176,9 @@ impl Shared {
     /// The file of `/b/KEY`.
     fn path_of(&self, path: &str) -> Option<PathBuf> {
         let key = Path::new(path.split('?').next()?.strip_prefix("/b/")?);
-        let is_plain = key.components().all(|part| matches!(part, Component::Normal(_)));
+        let is_plain = key
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
         is_plain.then(|| self.directory.join(key))
     }
 }
@@ -228,6 +231,9 @@ fn read_range(path: &Path, range: Option<(u64, u64)>) -> std::io::Result<(Vec<u8
 
 fn answer(stream: &mut TcpStream, status: &str, head: &str, body: &[u8]) -> std::io::Result<()> {
     let length = body.len();
-    write!(stream, "HTTP/1.1 {status}\r\n{head}Content-Length: {length}\r\n\r\n")?;
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\n{head}Content-Length: {length}\r\n\r\n"
+    )?;
     stream.write_all(body)
 }

@@ -13,9 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nvvmm_snapshot::stream::StreamHeader;
-use nvvmm_snapshot::{
-    ChunkIndex, FaultPoint, Landing, Medium, Pool, SnapshotKind, fault_point,
-};
+use nvvmm_snapshot::{ChunkIndex, FaultPoint, Landing, Medium, Pool, SnapshotKind, fault_point};
 
 use crate::error::{Error, Result};
 use crate::layout::manifest::{Manifest, PieceRow};
@@ -219,10 +217,7 @@ impl Arrival<'_> {
     /// [`nvvmm_snapshot::Error::Interrupted`] when the VM is gone: what has arrived is kept.
     /// [`Error::Pool`] when the incomplete file was removed. [`Error::Damaged`] when the whole is
     /// not what the manifest says; no piece of it is another one than it names.
-    pub fn run(
-        self,
-        news: &mut dyn FnMut(ArrivalNews) -> ControlFlow<()>,
-    ) -> Result<PullReport> {
+    pub fn run(self, news: &mut dyn FnMut(ArrivalNews) -> ControlFlow<()>) -> Result<PullReport> {
         let Arrival {
             store,
             manifest,
@@ -504,7 +499,11 @@ impl<'a> Fetching<'a> {
                 under_way.waiting -= 1;
                 match got {
                     Ok(Some(bytes)) => {
-                        under_way.fetched.entry(pack).or_default().push((offset, bytes));
+                        under_way
+                            .fetched
+                            .entry(pack)
+                            .or_default()
+                            .push((offset, bytes));
                     }
                     Ok(None) => {
                         let pack = self.pulling.manifest.packs[pack as usize];

@@ -206,11 +206,7 @@ impl<'s> Pulling<'s> {
     }
 
     /// The pieces of a chunk, with what the pool has of them.
-    pub(crate) fn planned(
-        &self,
-        landing: &mut Landing,
-        rows: &[PieceRow],
-    ) -> Result<Vec<Planned>> {
+    pub(crate) fn planned(&self, landing: &mut Landing, rows: &[PieceRow]) -> Result<Vec<Planned>> {
         let (map, index) = (rows[0].map as usize, rows[0].index / CHUNK_PIECES);
         let here = landing.here(map, ChunkIndex::new(index))?;
         let planned = rows.iter().map(|row| Planned {

@@ -603,7 +603,6 @@ impl Receiver {
         }
     }
 
-
     fn kept_in<'l>(&self, listing: &'l Listing) -> Option<&'l Listed> {
         let listed = listing.by_id(self.kept?);
         listed.filter(|listed| !listed.inode.orphan)

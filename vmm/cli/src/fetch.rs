@@ -134,7 +134,9 @@ pub fn run(arguments: &PullArguments, vm: &str) -> Result<(), VmError> {
             return Ok(());
         }
         Begun::WholeOnly(why) => {
-            message::note(&format!("all of '{name}' is pulled before it runs, as {why}"));
+            message::note(&format!(
+                "all of '{name}' is pulled before it runs, as {why}"
+            ));
             let mut on_progress = |now: MoveProgress| {
                 shown.show(now.bytes_done, Some(now.bytes_total));
                 unless(&interrupted)
@@ -151,9 +153,12 @@ pub fn run(arguments: &PullArguments, vm: &str) -> Result<(), VmError> {
                 tell_command(Beginning::Arriving)?;
                 let streams = [dup2_stdin(&null), dup2_stdout(&null), dup2_stderr(&null)];
                 // Without it, it writes to where the command wrote.
-                streams.into_iter().filter_map(Result::err).for_each(|errno| {
-                    tracing::warn!(%errno, "the streams of the command stay open");
-                });
+                streams
+                    .into_iter()
+                    .filter_map(Result::err)
+                    .for_each(|errno| {
+                        tracing::warn!(%errno, "the streams of the command stay open");
+                    });
             }
             arrive(*arrival, ours, helper, &interrupted, &mut shown)?
         }
@@ -185,7 +190,9 @@ fn tell_command(beginning: Beginning) -> Result<(), VmError> {
     let mut line = serde_json::to_vec(&beginning).map_err(|e| failed(e.into()))?;
     line.push(b'\n');
     let mut out = io::stdout().lock();
-    out.write_all(&line).and_then(|()| out.flush()).map_err(failed)
+    out.write_all(&line)
+        .and_then(|()| out.flush())
+        .map_err(failed)
 }
 
 /// Gives the VM its end of the stream. Waits for a VM that is to come as long as the command does

@@ -110,10 +110,7 @@ pub fn restore(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, V
 }
 
 /// Restores a snapshot of a store, which arrives.
-fn restore_arriving(
-    mut arguments: RestoreArguments,
-    given: &Given,
-) -> Result<ExitCode, VmError> {
+fn restore_arriving(mut arguments: RestoreArguments, given: &Given) -> Result<ExitCode, VmError> {
     let vm = lazy_restore::check(&arguments)?;
     // It fetches as long as the VM needs it. It ends with this command before it has a VM.
     let _fetcher = match detach::is_child() {

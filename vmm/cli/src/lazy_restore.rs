@@ -38,12 +38,14 @@ pub enum Started {
 /// # Errors
 /// What cannot be done with such a snapshot.
 pub fn check(arguments: &RestoreArguments) -> Result<String, VmError> {
-    let usage = |text: &str, remedy: &str| {
-        Err(VmError::new(ErrorKind::Usage, text).with_remedy(remedy))
-    };
+    let usage =
+        |text: &str, remedy: &str| Err(VmError::new(ErrorKind::Usage, text).with_remedy(remedy));
     let pull = "pull it first with 'nvvmm pull', and restore the snapshot of the pool";
     let Some(vm) = &arguments.start.name else {
-        return usage("a VM of a store's snapshot needs a name", "give it with --name VM");
+        return usage(
+            "a VM of a store's snapshot needs a name",
+            "give it with --name VM",
+        );
     };
     if arguments.count.is_some() || arguments.into.is_some() {
         return usage("--count and --into need a snapshot of the pool", pull);
@@ -65,9 +67,8 @@ pub fn check(arguments: &RestoreArguments) -> Result<String, VmError> {
 /// # Errors
 /// One was given.
 pub fn refuse_options_of_stores(arguments: &RestoreArguments) -> Result<(), VmError> {
-    let is_none = arguments.key.is_none()
-        && arguments.pulled_as.is_none()
-        && arguments.prefetch.is_none();
+    let is_none =
+        arguments.key.is_none() && arguments.pulled_as.is_none() && arguments.prefetch.is_none();
     match is_none {
         true => Ok(()),
         false => Err(VmError::new(
@@ -122,13 +123,15 @@ pub fn start(arguments: &RestoreArguments, vm: &str) -> Result<Started, VmError>
         BufReader::new(said).read_line(&mut line).map_err(failed)?;
     }
     match serde_json::from_str(&line) {
-        Ok(Beginning::There | Beginning::Arriving) => Ok(Started::Fetches(Fetcher {
-            _process: process,
-        })),
+        Ok(Beginning::There | Beginning::Arriving) => {
+            Ok(Started::Fetches(Fetcher { _process: process }))
+        }
         Err(_) => {
             let status = process.wait().map_err(failed)?;
             let code = status.code().and_then(|code| u8::try_from(code).ok());
-            Ok(Started::Failed(ExitCode::from(code.filter(|code| *code > 0).unwrap_or(1))))
+            Ok(Started::Failed(ExitCode::from(
+                code.filter(|code| *code > 0).unwrap_or(1),
+            )))
         }
     }
 }

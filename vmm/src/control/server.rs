@@ -397,12 +397,7 @@ fn tell(request: &Request, began: Instant, answered: &Result<Answer, VmError>) {
 
 /// The stream that must have come with a request.
 fn stream_of(descriptor: Option<OwnedFd>) -> Result<UnixStream, VmError> {
-    let without = || {
-        VmError::new(
-            ErrorKind::Usage,
-            "the request has no stream",
-        )
-    };
+    let without = || VmError::new(ErrorKind::Usage, "the request has no stream");
     let stream = UnixStream::from(descriptor.ok_or_else(without)?);
     // Anything but a stream socket says so here.
     stream.peer_addr().map_err(|_| without())?;

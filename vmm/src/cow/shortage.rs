@@ -52,7 +52,8 @@ pub(super) struct Shortage {
 impl Shortage {
     /// True while one of them waits, and not only for memory that arrives.
     pub fn lasts(&self) -> bool {
-        self.reason().is_some_and(|reason| reason > Reason::Arriving)
+        self.reason()
+            .is_some_and(|reason| reason > Reason::Arriving)
     }
 
     /// The gravest reason for which any waits now.

@@ -13,7 +13,11 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nvvmm_snapshot::{Holder, Identity, Resource, ask_for};
 
-use super::{VmError, error::cow_error, running::{Operation, RunningVm}};
+use super::{
+    VmError,
+    error::cow_error,
+    running::{Operation, RunningVm},
+};
 use crate::{
     checkpoint::TakeError,
     control::arriving::{ArrivingStatus, FetcherWord, GuestWord, LINE_BYTES_MAX, NUMBERS_MAX},
@@ -78,14 +82,19 @@ impl Arrivals {
         let place = place.ok_or_else(|| refused("the VM expects no memory"))?;
         let gone = || refused("the VM needs no memory any more");
         let arrival = place.arrival.upgrade().ok_or_else(gone)?;
-        let failed = |error: std::io::Error| VmError::io("hear from the process that fetches", &error);
+        let failed =
+            |error: std::io::Error| VmError::io("hear from the process that fetches", &error);
         let mut link = Link {
             stream,
             pending: Vec::new(),
             place,
         };
-        link.stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
-        link.stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+        link.stream
+            .set_write_timeout(Some(PATIENCE))
+            .map_err(failed)?;
+        link.stream
+            .set_read_timeout(Some(PATIENCE))
+            .map_err(failed)?;
         let first = link.first_word()?;
         let FetcherWord::Begin {
             identity,
@@ -100,8 +109,10 @@ impl Arrivals {
         link.stream.set_nonblocking(true).map_err(failed)?;
         ask_for(Resource::Thread).map_err(failed)?;
         if !arrival.link(frames_mapped) {
-            return Err(refused("the VM needs no memory, or another process fetches it")
-                .with_remedy("'nvvmm ps' shows what it waits for"));
+            return Err(
+                refused("the VM needs no memory, or another process fetches it")
+                    .with_remedy("'nvvmm ps' shows what it waits for"),
+            );
         }
         let lost = Arc::clone(&arrival);
         let begun = std::thread::Builder::new()
@@ -151,14 +162,17 @@ impl Link {
             };
         };
         let line: Vec<u8> = self.pending.drain(..=end).collect();
-        serde_json::from_slice(&line).map(Some).map_err(|_| senseless())
+        serde_json::from_slice(&line)
+            .map(Some)
+            .map_err(|_| senseless())
     }
 
     /// Reads some bytes; none at the end of the stream.
     fn read_more(&mut self) -> Result<usize, VmError> {
         let mut part = [0; 4096];
         let count = self.stream.read(&mut part);
-        let count = count.map_err(|error| VmError::io("hear from the process that fetches", &error))?;
+        let count =
+            count.map_err(|error| VmError::io("hear from the process that fetches", &error))?;
         self.pending.extend_from_slice(&part[..count]);
         Ok(count)
     }
@@ -167,6 +181,13 @@ impl Link {
     fn serve(mut self, arrival: &Arrival) -> Result<(), VmError> {
         let (mut told, mut is_all_told, mut is_first) = (0, false, true);
         loop {
+            // Some of it may have come with the first word.
+            if !self.hear(arrival, &mut is_first)? {
+                return match arrival.whole() {
+                    Some(_) => Ok(()),
+                    None => Err(ended()),
+                };
+            }
             let (touches, is_all_wanted, has_ended) = arrival.wants(told);
             if has_ended {
                 return Ok(());
@@ -187,15 +208,8 @@ impl Link {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(errno) => return Err(VmError::io("wait for memory", &errno.into())),
             }
-            let [is_heard, is_wanted] = fds.map(|fd| fd.any() == Some(true));
-            if is_wanted {
+            if fds[1].any() == Some(true) {
                 arrival.wanted().hear();
-            }
-            if is_heard && !self.hear(arrival, &mut is_first)? {
-                return match arrival.whole() {
-                    Some(_) => Ok(()),
-                    None => Err(ended()),
-                };
             }
         }
     }
@@ -321,7 +335,8 @@ impl RunningVm {
     /// # Errors
     /// It has not.
     pub(super) fn settle_arrival(&self, operation: &mut Operation) -> Result<(), VmError> {
-        let Some(Arriving(arrival)) = self.arriving.as_ref().filter(|_| operation.is_arriving) else {
+        let Some(Arriving(arrival)) = self.arriving.as_ref().filter(|_| operation.is_arriving)
+        else {
             return Ok(());
         };
         let whole = arrival.whole().ok_or_else(|| {
@@ -349,6 +364,9 @@ fn not_arrived(why: &str) -> VmError {
 /// Error of a VM for which nobody fetches.
 pub(super) fn nobody_fetches() -> VmError {
     let kind = super::error::kind_of_lack(Lack::Store);
-    VmError::new(kind, "the memory of the snapshot has not arrived, and nobody fetches it")
-        .with_remedy("'nvvmm restore URL/NAME --name VM' fetches it")
+    VmError::new(
+        kind,
+        "the memory of the snapshot has not arrived, and nobody fetches it",
+    )
+    .with_remedy("'nvvmm restore URL/NAME --name VM' fetches it")
 }

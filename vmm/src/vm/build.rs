@@ -222,11 +222,9 @@ impl Builder<'_> {
         console: ConsoleStreams,
     ) -> Result<Prepared, VmError> {
         let (started, mut phases) = (Instant::now(), Phases::begin());
-        let read = phases.run("ReadSnapshot", || {
-            match restore.arriving {
-                true => ReadSnapshot::read_arriving(self.pool, self.name, &restore.snapshot),
-                false => ReadSnapshot::read(self.pool, self.name, &restore.snapshot),
-            }
+        let read = phases.run("ReadSnapshot", || match restore.arriving {
+            true => ReadSnapshot::read_arriving(self.pool, self.name, &restore.snapshot),
+            false => ReadSnapshot::read(self.pool, self.name, &restore.snapshot),
         })?;
         fault_point(FaultPoint::RestorePinned);
         phases.run("CheckMap", || read.check_map())?;

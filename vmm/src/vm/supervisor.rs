@@ -28,8 +28,9 @@ use crate::{
         AuditReport, GuestClock, GuestConnections, RestoreReport, SnapshotReport,
     },
     control::{
-        arriving::ArrivingStatus, CaptureRequest, MemoryStatus, ResizedDisk, RestartRequest, RewindRequest, RingRequest,
+        CaptureRequest, MemoryStatus, ResizedDisk, RestartRequest, RewindRequest, RingRequest,
         SandboxStatus, SnapshotRequest, TakeRequest, VmControl, VmOrigin, VmState, VmStatus,
+        arriving::ArrivingStatus,
     },
     cow::Lack,
     error::ErrorKind,
@@ -443,7 +444,11 @@ impl VmControl for Supervisor {
             status.ram = vm.ram_counters();
             status.restore = self.restore_report(&vm);
             status.arriving = vm.arriving_status();
-            status.notice = status.arriving.as_ref().map(arriving_notice).or(status.notice);
+            status.notice = status
+                .arriving
+                .as_ref()
+                .map(arriving_notice)
+                .or(status.notice);
             if let Some(lack) = vm.faults.starved_of().filter(|lack| *lack != Lack::Store) {
                 status.notice = Some(no_space_notice(lack, vm.holder.pool()));
             } else if let Some(notice) = &vm.reboot_notice {

@@ -24,11 +24,7 @@ pub(crate) struct TouchesV1 {
 }
 
 /// Makes the record of a snapshot that `push` has written. Of too many chunks it has the first.
-pub(crate) fn encode(
-    keys: &StoreKeys,
-    push: ObjectId,
-    chunks: &[ChunkIndex],
-) -> Result<Vec<u8>> {
+pub(crate) fn encode(keys: &StoreKeys, push: ObjectId, chunks: &[ChunkIndex]) -> Result<Vec<u8>> {
     let chunks = &chunks[..chunks.len().min(TOUCHES_MAX as usize)];
     let head = TouchesV1 {
         chunks: (chunks.len() as u32).into(),

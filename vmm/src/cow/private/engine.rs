@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     cow::{
-        Arrival, Budget, CHUNK_SIZE_BYTES, CopiedAhead, CowEngine, CowError, RamOrigin, RewindTo, ShareSet,
-        Still,
+        Arrival, Budget, CHUNK_SIZE_BYTES, CopiedAhead, CowEngine, CowError, RamOrigin, RewindTo,
+        ShareSet, Still,
         chunk_table::ChunkTable,
         counters::{Counters, lock},
         error::os,

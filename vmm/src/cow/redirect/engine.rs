@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     cow::{
-        Arrival, Budget, CopiedAhead, CowEngine, CowError, RamOrigin, RewindTo, ShareSet, Still, Techniques,
+        Arrival, Budget, CopiedAhead, CowEngine, CowError, RamOrigin, RewindTo, ShareSet, Still,
+        Techniques,
         counters::{Counters, lock},
         error::os,
         frames::runs,

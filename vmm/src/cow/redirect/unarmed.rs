@@ -354,8 +354,7 @@ impl RedirectEngine {
             look.found |= pages > 0;
             if pages > 0 && known.note_seen(pages) == pages {
                 match self.reconcile_counted(index, known) {
-                    Err(CowError::NoSpace(_)) | Ok(()) => {
-                    }
+                    Err(CowError::NoSpace(_)) | Ok(()) => {}
                     Err(other) => return Err(other),
                 }
             }
