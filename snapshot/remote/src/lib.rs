@@ -21,11 +21,12 @@
 //! 5. `store`: an open store
 //! 6. `known`: pieces that a store has; `uploads`: packs on their way; `touches`: what guests touch
 //! 7. `push`, `pull`, `listing`, `gc`, `verify`
-//! 8. `arriving`
+//! 8. `fetching`: chunks on their way while a VM runs; `arriving`
 
 mod arriving;
 mod boxes;
 mod error;
+mod fetching;
 mod gc;
 mod keys;
 mod known;
@@ -47,8 +48,9 @@ pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 
-pub use arriving::{Arrival, ArrivalNews, Begun, Prefetch, Wants};
+pub use arriving::{Arrival, Begun};
 pub use error::{Error, Result};
+pub use fetching::{ArrivalNews, Prefetch, Wants};
 pub use gc::{GcOptions, GcReport, PushUnderWay};
 pub use layout::PIECE_BYTES;
 pub use layout::ids::{ObjectId, PackId};

@@ -1,13 +1,12 @@
 //! Receives what a stream says: into the holder's own blocks, with commits that keep them.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::base::{Onto, alike, base_of, like, unfinished};
 use super::content::{Content, is_zero};
 use super::receive::ReceiveOptions;
 use super::room::Room;
-use super::root::{ReceivedRoot, computed_root};
+use super::root::ReceivedRoot;
 use crate::catalog::{Listed, Listing};
 use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
@@ -55,15 +54,15 @@ impl Source {
 }
 
 /// Memory or a disk that is received.
-struct Target {
+pub(super) struct Target {
     kind: MapKind,
     size_bytes: u64,
     /// As the snapshot has it that the stream builds on.
     base: Option<FrameMap>,
     /// As the incomplete file began.
-    start: Option<FrameMap>,
+    pub(super) start: Option<FrameMap>,
     /// Differences from the incomplete file as it was committed last.
-    changes: Vec<(ChunkIndex, ChunkMap)>,
+    pub(super) changes: Vec<(ChunkIndex, ChunkMap)>,
 }
 
 impl Target {
@@ -103,8 +102,8 @@ fn targets(
 
 /// A reception under way.
 pub(super) struct Receiver {
-    pool: Arc<Pool>,
-    holder: Holder,
+    pub(super) pool: Arc<Pool>,
+    pub(super) holder: Holder,
     name: String,
     header: StreamHeader,
     parent: Option<SnapshotId>,
@@ -117,14 +116,14 @@ pub(super) struct Receiver {
     /// The incomplete file as it was committed last.
     kept: Option<SnapshotId>,
     /// Memory, and then the disks.
-    targets: Vec<Target>,
+    pub(super) targets: Vec<Target>,
     /// The one that is being received, and its first chunk that no record was about.
-    at: usize,
+    pub(super) at: usize,
     next: u32,
-    counts: Counts,
+    pub(super) counts: Counts,
     stored_unkept: u64,
     /// The state that the incomplete file has, if a VM runs on it.
-    early_state: Vec<u8>,
+    pub(super) early_state: Vec<u8>,
     room: Room,
     /// The root of the content of what is in this pool, of what is before `next`.
     root: ReceivedRoot,
@@ -297,50 +296,13 @@ impl Receiver {
         Ok(())
     }
 
-    /// Has the incomplete file keep the state, and nothing but chunks that are `present`.
-    pub(super) fn begin_in_any_order(
-        &mut self,
-        state: &[u8],
-        present: &HashSet<ChunkIndex>,
-    ) -> Result<()> {
-        self.early_state = state.to_vec();
-        let target = self.target()?;
-        let mut emptied = Vec::new();
-        for chunk in target.start.iter().flat_map(FrameMap::iter_present) {
-            let (index, _) = chunk?;
-            if !present.contains(&index) {
-                emptied.push((index, ChunkMap::Hole));
-            }
-        }
-        self.targets[self.at].changes.extend(emptied);
-        self.keep().map(drop)
-    }
-
-    /// Stores a chunk of memory, in any order. Its content is in no root yet.
-    pub(super) fn chunk_in_any_order(&mut self, record: &ChunkRecord) -> Result<()> {
-        let before = map_of(self.target()?.start.as_ref(), record.index)?;
-        self.counts.received += u64::from(record.written.count());
-        let now = self.frames(record, &before, &ChunkMap::Hole)?;
-        if now != before {
-            self.targets[self.at].changes.push((record.index, now));
-        }
-        Ok(())
-    }
-
-    /// Commits all that has arrived, and computes the root of it.
-    pub(super) fn root_of_all(&mut self) -> Result<ContentRoot> {
-        let kept = self.keep()?;
-        let inode = self.holder.pinned_inode(kept)?;
-        computed_root(&self.pool, &inode)
-    }
-
     /// Ends the stream: the rest of memory and disks is as in the base, or holes.
     pub(super) fn rest(&mut self) -> Result<()> {
         self.begin_target(self.targets.len() - 1)?;
         self.unmentioned_until(self.target()?.chunks_total())
     }
 
-    fn target(&self) -> Result<&Target> {
+    pub(super) fn target(&self) -> Result<&Target> {
         let target = self.targets.get(self.at);
         target.ok_or_else(|| Error::stream_damaged("it has more disks than its header"))
     }
@@ -382,7 +344,7 @@ impl Receiver {
     }
 
     /// A chunk of a medium that shares blocks one by one.
-    fn frames(
+    pub(super) fn frames(
         &mut self,
         record: &ChunkRecord,
         before: &ChunkMap,
@@ -609,6 +571,6 @@ impl Receiver {
     }
 }
 
-fn map_of(map: Option<&FrameMap>, index: ChunkIndex) -> Result<ChunkMap> {
+pub(super) fn map_of(map: Option<&FrameMap>, index: ChunkIndex) -> Result<ChunkMap> {
     map.map_or(Ok(ChunkMap::Hole), |map| map.chunk(index))
 }

@@ -14,12 +14,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nvvmm_snapshot::{Holder, Identity, Resource, ask_for};
 
 use super::{
-    VmError,
-    error::cow_error,
+    Builder, VmError,
+    error::{cow_error, kind_of_lack, take_error},
+    reading::ReadSnapshot,
     running::{Operation, RunningVm},
 };
 use crate::{
-    checkpoint::TakeError,
+    checkpoint::{TakeError, phases::Phases},
     control::arriving::{ArrivingStatus, FetcherWord, GuestWord, LINE_BYTES_MAX, NUMBERS_MAX},
     cow::{Arrival, CHUNK_SIZE_BYTES, CowError, Lack},
     error::ErrorKind,
@@ -32,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Interval of looks at whether somebody still waits.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Time that a VM waits for a process that fetches, before its guest runs.
-pub(super) const LINK_PATIENCE: Duration = Duration::from_secs(30);
+const LINK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The place where a process that fetches finds the VM's memory.
 #[derive(Debug, Default)]
@@ -298,6 +299,29 @@ fn senseless() -> VmError {
     VmError::failed("the process that fetches makes no sense")
 }
 
+impl Builder<'_> {
+    /// Waits until somebody fetches the snapshot.
+    pub(super) fn begin_to_arrive(
+        &self,
+        read: ReadSnapshot,
+        phases: &mut Phases,
+    ) -> Result<(ReadSnapshot, Option<Arriving>), VmError> {
+        let entry = &read.entry;
+        // The map goes to the arrival; what is restored is known by then.
+        let frames = read.holder.frame_map(entry.id)?;
+        let arrival = Arrival::new(frames);
+        let arrival = arrival.map_err(|e| VmError::io("wait for memory that arrives", &e))?;
+        let arriving = Arriving(Arc::new(arrival));
+        let snapshot = (entry.name.as_str(), entry.identity);
+        self.arrivals.expect(&arriving.0, &read.holder, snapshot);
+        let is_linked = phases.run("AwaitMemory", || arriving.0.wait_linked(LINK_PATIENCE));
+        match is_linked {
+            true => Ok((read, Some(arriving))),
+            false => Err(nobody_fetches()),
+        }
+    }
+}
+
 impl RunningVm {
     /// Memory that has not arrived.
     pub(super) fn arriving_status(&self) -> Option<ArrivingStatus> {
@@ -321,7 +345,7 @@ impl RunningVm {
                 return Err(not_arrived(&why));
             }
             if caller.is_gone() {
-                return Err(super::error::take_error(TakeError::CallerGone));
+                return Err(take_error(TakeError::CallerGone));
             }
             if self.seen().ending {
                 return Err(VmError::new(ErrorKind::Refused, "the VM is ending"));
@@ -362,8 +386,8 @@ fn not_arrived(why: &str) -> VmError {
 }
 
 /// Error of a VM for which nobody fetches.
-pub(super) fn nobody_fetches() -> VmError {
-    let kind = super::error::kind_of_lack(Lack::Store);
+fn nobody_fetches() -> VmError {
+    let kind = kind_of_lack(Lack::Store);
     VmError::new(
         kind,
         "the memory of the snapshot has not arrived, and nobody fetches it",

@@ -15,7 +15,7 @@ use nvvmm_snapshot::{
 
 use super::{
     RestoreOptions, VmError, VmSource,
-    arriving::{Arrivals, Arriving, LINK_PATIENCE, nobody_fetches},
+    arriving::{Arrivals, Arriving},
     episode::Episode,
     error::{cow_error, machine_error, memory_error, no_thread},
     host_paths::{machine_of, nothing_to_boot, reboot_notice},
@@ -248,27 +248,6 @@ impl Builder<'_> {
             orders: restore.agent_orders(),
         };
         self.prepare(read, (started, phases), how)
-    }
-
-    /// Waits until somebody fetches the snapshot.
-    fn begin_to_arrive(
-        &self,
-        read: ReadSnapshot,
-        phases: &mut Phases,
-    ) -> Result<(ReadSnapshot, Option<Arriving>), VmError> {
-        let entry = &read.entry;
-        // The map goes to the arrival; what is restored is known by then.
-        let frames = read.holder.frame_map(entry.id)?;
-        let arrival = cow::Arrival::new(frames);
-        let arrival = arrival.map_err(|e| VmError::io("wait for memory that arrives", &e))?;
-        let arriving = Arriving(Arc::new(arrival));
-        let snapshot = (entry.name.as_str(), entry.identity);
-        self.arrivals.expect(&arriving.0, &read.holder, snapshot);
-        let is_linked = phases.run("AwaitMemory", || arriving.0.wait_linked(LINK_PATIENCE));
-        match is_linked {
-            true => Ok((read, Some(arriving))),
-            false => Err(nobody_fetches()),
-        }
     }
 
     fn restore_read(

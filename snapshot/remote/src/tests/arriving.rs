@@ -69,6 +69,10 @@ impl Guest {
             {
                 wants.all();
             }
+            if news == ArrivalNews::Whole {
+                // It records no more touches.
+                wants.lost();
+            }
             self.news.push(news);
             ControlFlow::Continue(())
         })
