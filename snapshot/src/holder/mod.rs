@@ -273,8 +273,7 @@ impl Holder {
     }
 
     /// Pins what there is now of a snapshot of this identity that arrives under a name. Blocks that
-    /// an earlier version of it had, the newer one has in the same places. A holder that pins it is
-    /// foreign, as what arrives is.
+    /// an earlier version of it had, the newer one has in the same places.
     ///
     /// # Errors
     /// [`Error::NotFound`] when it was removed, or there is another one of that name.
@@ -291,7 +290,9 @@ impl Holder {
         };
         let inode = &listed.inode;
         self.set_pin(inode.id, PINS_MAX)?;
-        self.mark_foreign();
+        if inode.foreign && inode.kind == SnapshotKind::Vm {
+            self.mark_foreign();
+        }
         fault_point(FaultPoint::ArrivingPinned);
         let map = FrameMap::of_memory(&self.pool, inode)?;
         Ok((SnapshotEntry::of(inode), map))

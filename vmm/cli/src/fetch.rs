@@ -260,7 +260,12 @@ fn arrive(
             false => ControlFlow::Continue(()),
         }
     };
-    arrival.run(&mut news).map_err(told)
+    let arrived = arrival.run(&mut news).map_err(told);
+    arrived.inspect_err(|error| {
+        // The VM may be gone.
+        let why = error.message.clone();
+        let _ = tell(&mut vm, &FetcherWord::Away { why });
+    })
 }
 
 fn word_of(news: ArrivalNews) -> FetcherWord {

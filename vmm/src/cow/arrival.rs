@@ -261,7 +261,8 @@ impl Arrival {
         let mut state = lock(&self.state);
         state.is_linked = false;
         if state.whole.is_none() {
-            state.away = Some(NOBODY_FETCHES.to_owned());
+            let before = state.away.take().map(|why| why + "; ").unwrap_or_default();
+            state.away = Some(before + NOBODY_FETCHES);
         }
         self.arrived.ring();
         self.changed.notify_all();

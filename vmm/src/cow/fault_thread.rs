@@ -37,6 +37,8 @@ const RETRY_REST: u32 = 20;
 const LOCK_PATIENCE: Duration = Duration::from_millis(100);
 /// Wait for the pool's lock from which on the guest counts as waiting.
 const LOCK_NOTICED: Duration = Duration::from_secs(1);
+/// Wait for memory that arrives from which on nobody else should wait with the guest.
+const ARRIVAL_PATIENCE: Duration = Duration::from_secs(20);
 /// Time between two calls of [`CowEngine::tidy`].
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
@@ -338,6 +340,10 @@ fn may_be_tried_again(error: &CowError) -> bool {
 fn reason_to_wait(error: &CowError, held: &Held) -> Option<Reason> {
     match error {
         CowError::NoSpace(lack) => Some(Reason::Lacks(*lack)),
+        // Whoever fetches says more, unless it stands still.
+        CowError::Arriving if held.since.elapsed() >= ARRIVAL_PATIENCE => {
+            Some(Reason::Lacks(Lack::Store))
+        }
         CowError::Arriving => Some(Reason::Arriving),
         CowError::Locked(PoolLocked { hopeless: true, .. }) => Some(Reason::LockForLong),
         CowError::Locked(_) => (held.since.elapsed() >= LOCK_NOTICED).then_some(Reason::Lock),
