@@ -200,14 +200,14 @@ fn what_a_guest_touches_comes_first_and_is_recorded() {
     // A snapshot needs all, and waits for it.
     vm.snapshot("later");
     assert!(vm.status()["arriving"].is_null());
-    assert_eq!(vm.ask("digest all"), store.digest);
-    vm.stop();
     wait_until("the record", || {
         store
             .path("store/touches")
             .read_dir()
             .is_ok_and(|mut all| all.next().is_some())
     });
+    assert_eq!(vm.ask("digest all"), store.digest);
+    vm.stop();
     // Another host fetches what was touched, and no more.
     let other = store.host();
     let vm = other.restore(URL, &["--prefetch", "recorded"]);

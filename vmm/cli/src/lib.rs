@@ -6,6 +6,7 @@
 
 mod adopt_command;
 pub mod args;
+mod arrival_progress;
 mod attended;
 mod bench;
 mod bench_command;

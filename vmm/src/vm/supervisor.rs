@@ -444,13 +444,10 @@ impl VmControl for Supervisor {
             status.ram = vm.ram_counters();
             status.restore = self.restore_report(&vm);
             status.arriving = vm.arriving_status();
-            status.notice = status
-                .arriving
-                .as_ref()
-                .map(arriving_notice)
-                .or(status.notice);
             if let Some(lack) = vm.faults.starved_of().filter(|lack| *lack != Lack::Store) {
                 status.notice = Some(no_space_notice(lack, vm.holder.pool()));
+            } else if let Some(arriving) = &status.arriving {
+                status.notice = Some(arriving_notice(arriving));
             } else if let Some(notice) = &vm.reboot_notice {
                 status.notice = Some(notice.clone());
             }
