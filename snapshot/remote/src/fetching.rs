@@ -34,7 +34,7 @@ const KEEP_AFTER: Duration = Duration::from_millis(100);
 pub enum Prefetch {
     /// All of it: what was touched the last time at first.
     All,
-    /// What was touched the last time.
+    /// Memory that was touched the last time.
     Recorded,
     /// None, before somebody wants all of it.
     None,
@@ -55,7 +55,7 @@ pub enum ArrivalNews {
         /// The cause.
         why: String,
     },
-    /// What could not be fetched has landed.
+    /// All that could not be fetched has landed.
     Back,
     /// The snapshot is complete.
     Whole,

@@ -50,9 +50,9 @@ pub enum Beginning {
 /// The VM that memory is fetched for.
 struct Target {
     vm: String,
-    /// It is not there yet.
+    /// True for a VM that is not there yet.
     is_to_come: bool,
-    /// Its process, and the name of what it was restored from.
+    /// The status of one that runs, and the name of its snapshot.
     running: Option<(VmStatus, String)>,
 }
 

@@ -25,11 +25,11 @@ pub struct Fetcher {
     _process: Child,
 }
 
-/// What has become of the process that fetches.
+/// Outcome of a start of the process that fetches.
 pub enum Started {
-    /// It goes on in the background.
+    /// The process goes on in the background.
     Fetches(Fetcher),
-    /// It has printed why it does not.
+    /// The process has printed why it does not.
     Failed(ExitCode),
 }
 

@@ -66,7 +66,7 @@ pub struct Builder<'a> {
     pub techniques: cow::Techniques,
     /// Cleans freed blocks.
     pub cleaner: Arc<Cleaner>,
-    /// Where memory arrives that is fetched.
+    /// The place for memory that arrives.
     pub arrivals: &'a Arrivals,
     /// Hears of a failure after which the VM cannot go on.
     pub on_cow_failure: Arc<dyn Fn(cow::CowError) + Send + Sync>,

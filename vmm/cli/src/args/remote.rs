@@ -72,10 +72,10 @@ pub struct PushArguments {
 /// Memory that is fetched though the guest has not touched it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum PrefetchChoice {
-    /// All of it: at first what a guest touched when the snapshot was first restored
+    /// All of it, at first memory that a guest touched when the snapshot was first restored
     #[default]
     All,
-    /// What a guest touched when the snapshot was first restored
+    /// Memory that a guest touched when the snapshot was first restored
     Recorded,
     /// None
     None,
