@@ -40,7 +40,7 @@ pub enum FetcherWord {
         /// The cause.
         why: String,
     },
-    /// It has been fetched after all.
+    /// All of that has been fetched after all.
     Back,
     /// The snapshot is complete.
     Whole,
