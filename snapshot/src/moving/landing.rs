@@ -15,8 +15,8 @@ use crate::stream::{ChunkRecord, RecordChecks, StreamHeader};
 const KEEP_FRAMES: u64 = 8192;
 
 /// A reception under way. The state comes first, then chunks in order: of memory, then of each
-/// disk; or in any order ([`Landing::begin_in_any_order`]). What arrives is checked as what a stream has, and nothing of it is a snapshot before
-/// [`Landing::complete`].
+/// disk; or in any order ([`Landing::begin_in_any_order`]). All that arrives is checked as what a
+/// stream has, and nothing of it is a snapshot before [`Landing::complete`].
 pub struct Landing {
     receiver: Receiver,
     header: StreamHeader,

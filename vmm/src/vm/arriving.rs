@@ -11,7 +11,7 @@ use std::{
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nvvmm_snapshot::{Holder, Identity, Resource, ask_for};
+use nvvmm_snapshot::{FrameMap, Holder, Identity, Resource, SnapshotId, ask_for};
 
 use super::{
     Builder, VmError,
@@ -279,7 +279,7 @@ impl Link {
     /// behind it.
     fn pin(
         &self,
-        take: impl FnOnce(nvvmm_snapshot::FrameMap, nvvmm_snapshot::SnapshotId) -> Result<(), CowError>,
+        take: impl FnOnce(FrameMap, SnapshotId) -> Result<(), CowError>,
     ) -> Result<(), VmError> {
         let Some(holder) = self.place.holder.upgrade() else {
             return Ok(());
