@@ -465,20 +465,20 @@ impl<'a> Fetching<'a> {
 /// True for what another attempt may have: the store is away, damaged, or the pool is full.
 fn may_succeed_later(error: &Error) -> bool {
     use nvvmm_snapshot::Error::{MediumFull, NoRoom, NoSpaceOnMedium, PoolFull, PoolLocked};
-    match error {
+    matches!(
+        error,
         Error::Failed { .. }
-        | Error::Denied { .. }
-        | Error::Missing { .. }
-        | Error::Damaged { .. } => true,
-        Error::Pool(
-            PoolFull { .. }
-            | NoSpaceOnMedium { .. }
-            | MediumFull { .. }
-            | NoRoom { .. }
-            | PoolLocked { .. },
-        ) => true,
-        _ => false,
-    }
+            | Error::Denied { .. }
+            | Error::Missing { .. }
+            | Error::Damaged { .. }
+            | Error::Pool(
+                PoolFull { .. }
+                    | NoSpaceOnMedium { .. }
+                    | MediumFull { .. }
+                    | NoRoom { .. }
+                    | PoolLocked { .. },
+            )
+    )
 }
 
 /// Rising numbers as ranges, each from the first to before the second.
