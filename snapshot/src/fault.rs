@@ -170,6 +170,10 @@ fault_points! {
     PushManifestPut = "push.manifest-put",
     /// A chunk that was pulled has landed, and is in no committed file.
     PullChunkLanded = "pull.chunk-landed",
+    /// Chunks that have arrived for a VM are committed, and the VM was not told.
+    ArrivingKept = "arriving.kept",
+    /// A VM pins what has arrived for it, and still pins what was there before.
+    ArrivingPinned = "arriving.pinned",
 }
 
 /// Does nothing: this is a release build.

@@ -393,8 +393,11 @@ fn die_at(point: FaultPoint) {
 
 /// All fault points, or an equal part of them in a shorter run.
 fn chosen_points() -> Vec<FaultPoint> {
-    // Those of migrations need two hosts (`migrate`).
-    let is_of_one_host = |point: &&FaultPoint| !point.name().starts_with("migration.");
+    // Those of migrations need two hosts (`migrate`), those of arrivals a store (`lazy`).
+    let elsewhere = ["migration.", "arriving."];
+    let is_of_one_host = |point: &&FaultPoint| {
+        !{ elsewhere.iter() }.any(|beginning| point.name().starts_with(beginning))
+    };
     let all: Vec<FaultPoint> = FaultPoint::ALL
         .iter()
         .filter(is_of_one_host)

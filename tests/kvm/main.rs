@@ -32,6 +32,7 @@ mod json;
 mod kill;
 mod kinds;
 mod lacks;
+mod lazy;
 mod library;
 mod life;
 mod migrate;

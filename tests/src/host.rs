@@ -30,6 +30,7 @@ pub struct Host {
     next_vm: AtomicU32,
     dirty_log: bool,
     faults: Vec<(&'static str, String)>,
+    variables: Vec<(&'static str, String)>,
     lasting: bool,
     /// Huge pages that were free before the pool was made.
     huge_pages: u64,
@@ -156,6 +157,7 @@ impl Host {
             next_vm: AtomicU32::new(0),
             dirty_log: false,
             faults: Vec::new(),
+            variables: Vec::new(),
             lasting: false,
             huge_pages: huge_pages_free(),
         }
@@ -165,6 +167,15 @@ impl Host {
     /// variable.
     pub fn with_fault(mut self, variable: &'static str, value: String) -> Self {
         self.faults.push((variable, value));
+        self
+    }
+
+    /// The same installation, in which every command has these variables.
+    pub fn with_variables(
+        mut self,
+        variables: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Self {
+        self.variables.extend(variables);
         self
     }
 
@@ -218,7 +229,7 @@ impl Host {
             "NVVMM_BIN"
         };
         let mut command = Command::new(required(program));
-        for (variable, value) in &self.faults {
+        for (variable, value) in self.faults.iter().chain(&self.variables) {
             command.env(variable, value);
         }
         command

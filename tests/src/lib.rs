@@ -7,6 +7,7 @@
 
 pub mod agent;
 mod console;
+mod faulty_server;
 pub mod flushes;
 mod host;
 pub mod host_clock;
@@ -19,6 +20,7 @@ pub mod witness;
 use nvvmm_test_profile::sized;
 
 pub use console::Console;
+pub use faulty_server::{Faults, FaultyServer};
 pub use host::{Host, Outcome};
 pub use medium::{Engine, Medium};
 pub use snapshot_memory::SnapshotMemory;

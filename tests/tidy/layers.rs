@@ -69,8 +69,10 @@ const LAYERS: &[Layers] = &[
     Layers {
         directory: "snapshot/remote/src",
         from_top: &[
+            "arriving",
+            "fetching",
             "fuzzing gc listing pull push verify",
-            "uploads",
+            "touches uploads",
             "known",
             "store",
             "piece",

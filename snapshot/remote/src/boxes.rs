@@ -41,6 +41,8 @@ pub(crate) enum BoxKind {
     Index,
     /// A list of condemned packs.
     Condemned,
+    /// The order in which a guest touched its memory.
+    Touches,
 }
 
 impl BoxKind {
@@ -50,6 +52,7 @@ impl BoxKind {
             BoxKind::Body => *b"NVVMBODY",
             BoxKind::Index => *b"NVVMINDX",
             BoxKind::Condemned => *b"NVVMCOND",
+            BoxKind::Touches => *b"NVVMTOUC",
         }
     }
 }

@@ -19,11 +19,14 @@
 //!    is in a store
 //! 4. `piece`: content as a piece, and back
 //! 5. `store`: an open store
-//! 6. `known`: pieces that a store has; `uploads`: packs on their way
+//! 6. `known`: pieces that a store has; `uploads`: packs on their way; `touches`: what guests touch
 //! 7. `push`, `pull`, `listing`, `gc`, `verify`
+//! 8. `fetching`: chunks on their way while a VM runs; `arriving`
 
+mod arriving;
 mod boxes;
 mod error;
+mod fetching;
 mod gc;
 mod keys;
 mod known;
@@ -34,6 +37,7 @@ mod piece;
 mod pull;
 mod push;
 mod store;
+mod touches;
 mod uploads;
 mod url;
 mod verify;
@@ -44,7 +48,9 @@ pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 
+pub use arriving::{Arrival, Begun};
 pub use error::{Error, Result};
+pub use fetching::{ArrivalNews, Prefetch, Wants};
 pub use gc::{GcOptions, GcReport, PushUnderWay};
 pub use layout::PIECE_BYTES;
 pub use layout::ids::{ObjectId, PackId};
@@ -52,6 +58,6 @@ pub use listing::{RemoteSnapshot, Removed};
 pub use objects::Traffic;
 pub use pull::{PullOptions, PullReport};
 pub use push::{PushOptions, PushReport};
-pub use store::{Store, Use};
+pub use store::{Store, TOUCHES, Use};
 pub use url::StoreUrl;
 pub use verify::{Fault, VerifyReport};

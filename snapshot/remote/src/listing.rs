@@ -62,11 +62,14 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Denied`], [`Error::Failed`].
     pub fn remove(&self, name: &str) -> Result<Removed> {
-        let path = Self::snapshot_path(&self.keys.snapshot_object(name));
+        let object = self.keys.snapshot_object(name);
+        let path = Self::snapshot_path(&object);
         if !self.objects.has(&path)? {
             return Err(self.not_found(name));
         }
         self.objects.delete(&path)?;
+        // Without the manifest it says nothing to anybody.
+        self.objects.delete(&Self::touches_path(&object))?;
         Ok(Removed {
             name: name.to_owned(),
         })

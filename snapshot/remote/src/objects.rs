@@ -177,6 +177,24 @@ impl Objects {
         }))
     }
 
+    /// Reads a part of an object, and calls `then` with it, in another thread. No answer within
+    /// `limit` is an error.
+    pub(crate) fn get_then(
+        &self,
+        name: String,
+        range: Range<u64>,
+        limit: Duration,
+        then: impl FnOnce(Result<Option<Bytes>>) + Send + 'static,
+    ) {
+        let requests = self.requests.clone();
+        let bytes_max = range.end - range.start;
+        self.runtime.spawn(async move {
+            let got = requests.got(&name, Some(range), bytes_max);
+            let got = tokio::time::timeout(limit, got).await;
+            then(got.unwrap_or_else(|_| Err(failed(&format!("read {name}"), "no answer came"))));
+        });
+    }
+
     /// Begins to write an object.
     pub(crate) fn begin_put(&self, name: String, bytes: Vec<u8>) -> UnderWay<()> {
         let requests = self.requests.clone();

@@ -47,9 +47,9 @@ pub struct PullReport {
 }
 
 /// A piece, and its content if the pool has it.
-struct Planned {
-    row: PieceRow,
-    here: Option<Vec<u8>>,
+pub(crate) struct Planned {
+    pub(crate) row: PieceRow,
+    pub(crate) here: Option<Vec<u8>>,
 }
 
 /// A request for neighbours in a pack.
@@ -65,11 +65,12 @@ struct Batch {
     fetches: Vec<Fetch>,
 }
 
-struct Pulling<'s> {
-    store: &'s Store,
-    manifest: &'s Manifest,
+/// Pieces on their way into a pool.
+pub(crate) struct Pulling<'s> {
+    pub(crate) store: &'s Store,
+    pub(crate) manifest: &'s Manifest,
     reader: PieceReader,
-    fetched_pieces_count: u64,
+    pub(crate) fetched_pieces_count: u64,
 }
 
 impl Store {
@@ -93,12 +94,7 @@ impl Store {
             return Err(self.not_found(name));
         };
         let mut landing = Landing::begin(pool, &manifest.head.header, options)?;
-        let mut pulling = Pulling {
-            store: self,
-            manifest: &manifest,
-            reader: PieceReader::new()?,
-            fetched_pieces_count: 0,
-        };
+        let mut pulling = Pulling::of(self, &manifest)?;
         let landed = pulling
             .land(&mut landing, on_progress)
             .and_then(|()| Ok(landing.complete()?));
@@ -110,23 +106,37 @@ impl Store {
                 traffic: self.traffic(),
             }),
             Err(error) => {
-                match &error {
-                    Error::Pool(error) => landing.end(Some(error)),
-                    error if error.is_interruption() => landing.end(None),
-                    _ => landing.end(Some(&nvvmm_snapshot::Error::StreamDamaged {
-                        what: "the store is damaged".to_owned(),
-                    })),
-                }
+                end(&mut landing, &error);
                 Err(error)
             }
         }
     }
 }
 
-/// Bytes of packs, by the offset at which each request began.
-type Fetched = HashMap<u32, Vec<(u32, Bytes)>>;
+/// Ends a pull that failed.
+pub(crate) fn end(landing: &mut Landing, error: &Error) {
+    match error {
+        Error::Pool(error) => landing.end(Some(error)),
+        error if error.is_interruption() => landing.end(None),
+        _ => landing.end(Some(&nvvmm_snapshot::Error::StreamDamaged {
+            what: "the store is damaged".to_owned(),
+        })),
+    }
+}
 
-impl Pulling<'_> {
+/// Bytes of packs, by the offset at which each request began.
+pub(crate) type Fetched = HashMap<u32, Vec<(u32, Bytes)>>;
+
+impl<'s> Pulling<'s> {
+    pub(crate) fn of(store: &'s Store, manifest: &'s Manifest) -> Result<Pulling<'s>> {
+        Ok(Pulling {
+            store,
+            manifest,
+            reader: PieceReader::new()?,
+            fetched_pieces_count: 0,
+        })
+    }
+
     fn land(
         &mut self,
         landing: &mut Landing,
@@ -177,29 +187,56 @@ impl Pulling<'_> {
             let Some(rows) = chunks.next() else { break };
             let (map, index) = (rows[0].map as usize, rows[0].index / CHUNK_PIECES);
             let index = ChunkIndex::new(index);
-            let here = landing.here(map, index)?;
-            let mut pieces = Vec::with_capacity(rows.len());
-            for row in rows {
-                let here = here.and_then(|(there, chunk)| self.if_equal(row, &there, chunk));
-                if here.is_none() {
-                    bytes += u64::from(row.bytes);
-                    lacking.push(*row);
-                }
-                pieces.push(Planned { row: *row, here });
+            let pieces = self.planned(landing, rows)?;
+            for piece in pieces.iter().filter(|piece| piece.here.is_none()) {
+                bytes += u64::from(piece.row.bytes);
+                lacking.push(piece.row);
             }
             batch.chunks.push((map, index, pieces));
         }
+        for (pack, range) in self.requests_for(lacking) {
+            let name = Store::pack_path(self.manifest.packs[pack as usize]);
+            batch.fetches.push(Fetch {
+                pack,
+                offset: range.start as u32,
+                request: self.store.objects.begin_get(name, range),
+            });
+        }
+        Ok(batch)
+    }
+
+    /// The pieces of a chunk, with what the pool has of them.
+    pub(crate) fn planned(&self, landing: &mut Landing, rows: &[PieceRow]) -> Result<Vec<Planned>> {
+        let (map, index) = (rows[0].map as usize, rows[0].index / CHUNK_PIECES);
+        let here = landing.here(map, ChunkIndex::new(index))?;
+        let planned = rows.iter().map(|row| Planned {
+            row: *row,
+            here: here.and_then(|(there, chunk)| self.if_equal(row, &there, chunk)),
+        });
+        Ok(planned.collect())
+    }
+
+    /// The requests that fetch these pieces, by the pack and the bytes of it.
+    pub(crate) fn requests_for(&mut self, lacking: Vec<PieceRow>) -> Vec<(u32, Range<u64>)> {
+        let mut lacking = lacking;
         lacking.sort_by_key(|row| (row.pack, row.offset));
         lacking.dedup_by_key(|row| (row.pack, row.offset));
         self.fetched_pieces_count += lacking.len() as u64;
-        let is_near = |left: &PieceRow, right: &PieceRow| {
-            let end = u64::from(left.offset) + u64::from(left.bytes);
-            left.pack == right.pack && u64::from(right.offset) <= end + GAP_BYTES
-        };
-        for near in lacking.chunk_by(is_near) {
-            self.begin(near, &mut batch.fetches);
+        let mut requests: Vec<(u32, Range<u64>)> = Vec::new();
+        for row in lacking {
+            let (from, to) = (u64::from(row.offset), u64::from(row.offset + row.bytes));
+            match requests.last_mut() {
+                Some((pack, range))
+                    if *pack == row.pack
+                        && from <= range.end + GAP_BYTES
+                        && to - range.start <= REQUEST_BYTES =>
+                {
+                    range.end = range.end.max(to);
+                }
+                _ => requests.push((row.pack, from..to)),
+            }
         }
-        Ok(batch)
+        requests
     }
 
     /// The content of a piece, if the pool has it there.
@@ -207,30 +244,6 @@ impl Pulling<'_> {
         let mut content = Vec::new();
         let is_there = content_of(row.index % CHUNK_PIECES, there, chunk, &mut content);
         (is_there && self.store.keys.piece_name(&content) == row.name).then_some(content)
-    }
-
-    /// Begins requests for pieces that are near each other in a pack.
-    fn begin(&self, near: &[PieceRow], fetches: &mut Vec<Fetch>) {
-        let mut wanted: Option<(u32, Range<u64>)> = None;
-        let mut send = |wanted: Option<(u32, Range<u64>)>| {
-            let Some((pack, range)) = wanted else { return };
-            let name = Store::pack_path(self.manifest.packs[pack as usize]);
-            fetches.push(Fetch {
-                pack,
-                offset: range.start as u32,
-                request: self.store.objects.begin_get(name, range),
-            });
-        };
-        for row in near {
-            let (from, to) = (u64::from(row.offset), u64::from(row.offset + row.bytes));
-            match &mut wanted {
-                Some((_, range)) if to - range.start <= REQUEST_BYTES => {
-                    range.end = range.end.max(to);
-                }
-                _ => send(wanted.replace((row.pack, from..to))),
-            }
-        }
-        send(wanted);
     }
 
     /// The bytes that were fetched, by the pack and the offset at which each request begins.
@@ -251,7 +264,7 @@ impl Pulling<'_> {
     }
 
     /// The record of a chunk: the frames of its pieces, in order.
-    fn record(
+    pub(crate) fn record(
         &mut self,
         map: usize,
         index: ChunkIndex,
@@ -287,6 +300,7 @@ impl Pulling<'_> {
             .map(Vec::as_slice)
             .unwrap_or_default();
         let run = runs.partition_point(|(offset, _)| *offset <= row.offset);
+        // Requests of a pack are in the order of their offsets.
         let found = run.checked_sub(1).and_then(|run| {
             let (offset, bytes) = &runs[run];
             let from = (row.offset - offset) as usize;

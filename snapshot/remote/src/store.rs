@@ -29,6 +29,8 @@ pub(crate) const SNAPSHOTS: &str = "snapshots";
 pub(crate) const PACKS: &str = "packs";
 pub(crate) const PUSHES: &str = "pushes";
 pub(crate) const CONDEMNED: &str = "condemned";
+/// The directory that a host writes to which restores a snapshot while it arrives.
+pub const TOUCHES: &str = "touches";
 
 /// Longest request, a pack on a slow line included, and longest time for all attempts.
 const REQUEST_MAX: &str = "300 seconds";
@@ -36,11 +38,17 @@ const ATTEMPTS_MAX: Duration = Duration::from_secs(600);
 /// Attempts after the first one.
 const RETRIES: usize = 8;
 
+/// The same for a request that a guest waits for: whoever makes it repeats it.
+const ATTEMPTS_MAX_SHORT: Duration = Duration::from_secs(5);
+const RETRIES_SHORT: usize = 2;
+
 /// The purpose for which a store is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
     /// Use of a store that must be there.
     Existing,
+    /// The same for a guest that waits for what is read: a request that fails does so soon.
+    Arriving,
     /// Use of a store that is made if nothing is there.
     Made,
 }
@@ -90,7 +98,7 @@ impl Store {
         let read = || objects.get(STORE_OBJECT, STORE_BYTES as u64);
         let (bytes, made) = match (read()?, r#use) {
             (Some(bytes), _) => (bytes.to_vec(), false),
-            (None, Use::Existing) => {
+            (None, Use::Existing | Use::Arriving) => {
                 return Err(Error::NoStore {
                     url: url.to_owned(),
                 });
@@ -151,6 +159,10 @@ impl Store {
         format!("{SNAPSHOTS}/{object}")
     }
 
+    pub(crate) fn touches_path(object: &str) -> String {
+        format!("{TOUCHES}/{object}")
+    }
+
     pub(crate) fn pack_path(pack: PackId) -> String {
         format!("{PACKS}/{pack}")
     }
@@ -200,9 +212,13 @@ impl Store {
 
 /// The store of the library, and the place in it where ours begins.
 fn backend(url: &StoreUrl, r#use: Use) -> Result<(Arc<dyn ObjectStore>, Path)> {
+    let (retries, attempts_max) = match r#use {
+        Use::Arriving => (RETRIES_SHORT, ATTEMPTS_MAX_SHORT),
+        Use::Existing | Use::Made => (RETRIES, ATTEMPTS_MAX),
+    };
     let retry = RetryConfig {
-        max_retries: RETRIES,
-        retry_timeout: ATTEMPTS_MAX,
+        max_retries: retries,
+        retry_timeout: attempts_max,
         ..RetryConfig::default()
     };
     let client = ClientConfigKey::Timeout;

@@ -21,12 +21,14 @@ pub use unused::Vacating;
 
 use self::lease::Leases;
 use self::stale::Stale;
+use crate::catalog::Listed;
 use crate::catalog_lock::CatalogLock;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::file_lock::{self, LockMode, LockPlace};
 use crate::frame_map::FrameMap;
 use crate::handle::Pool;
+use crate::identity::Identity;
 use crate::layout::HOLDER_SLOTS;
 use crate::layout::holder_slot::{HolderSlotV1, PINS_MAX, PINS_MAX_OF_OTHERS};
 use crate::layout::inode::{Inode, SnapshotKind};
@@ -266,6 +268,32 @@ impl Holder {
             self.mark_foreign();
         }
         fault_point(FaultPoint::PinSet);
+        let map = FrameMap::of_memory(&self.pool, inode)?;
+        Ok((SnapshotEntry::of(inode), map))
+    }
+
+    /// Pins what there is now of a snapshot of this identity that arrives under a name. Blocks that
+    /// an earlier version of it had, the newer one has in the same places.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it was removed, or there is another one of that name.
+    pub fn pin_arriving(
+        &self,
+        name: &str,
+        identity: Option<Identity>,
+    ) -> Result<(SnapshotEntry, FrameMap)> {
+        let mut lock = CatalogLock::take(&self.pool)?;
+        let listing = lock.listing()?;
+        let is_it = |listed: &&Listed| identity.is_none_or(|of| of == listed.inode.identity);
+        let Some(listed) = listing.by_name(name).filter(is_it) else {
+            return Err(self.pool.not_found(name, &listing));
+        };
+        let inode = &listed.inode;
+        self.set_pin(inode.id, PINS_MAX)?;
+        if inode.foreign && inode.kind == SnapshotKind::Vm {
+            self.mark_foreign();
+        }
+        fault_point(FaultPoint::ArrivingPinned);
         let map = FrameMap::of_memory(&self.pool, inode)?;
         Ok((SnapshotEntry::of(inode), map))
     }

@@ -139,11 +139,13 @@ pub(super) fn like<'l>(
 }
 
 /// The incomplete file that an earlier reception of the same snapshot left under the name, if any.
+/// A VM that runs on it, in process `beside`, is no reception.
 pub(super) fn unfinished<'l>(
     lock: &CatalogLock<'_>,
     listing: &'l Listing,
     name: &str,
     header: &StreamHeader,
+    beside: Option<u32>,
 ) -> Result<Option<&'l Listed>> {
     let Some(listed) = listing.by_name(name) else {
         return Ok(None);
@@ -160,16 +162,16 @@ pub(super) fn unfinished<'l>(
             name: name.to_owned(),
         });
     }
-    match lock.holders_pinning(inode.id)?.first() {
-        None => Ok(Some(listed)),
-        Some(slot) => {
-            let holder = lock.store().holder_slot(*slot)?;
-            Err(Error::BeingReceived {
+    for slot in lock.holders_pinning(inode.id)? {
+        let pid = lock.store().holder_slot(slot)?.pid.get();
+        if beside != Some(pid) {
+            return Err(Error::BeingReceived {
                 name: name.to_owned(),
-                pid: holder.pid.get(),
-            })
+                pid,
+            });
         }
     }
+    Ok(Some(listed))
 }
 
 fn complete(listing: &Listing) -> impl Iterator<Item = &Listed> {

@@ -1,5 +1,6 @@
 //! A snapshot that arrives from elsewhere, chunk by chunk, from a stream or by other means.
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
@@ -14,14 +15,16 @@ use crate::stream::{ChunkRecord, RecordChecks, StreamHeader};
 const KEEP_FRAMES: u64 = 8192;
 
 /// A reception under way. The state comes first, then chunks in order: of memory, then of each
-/// disk. What arrives is checked as what a stream has, and nothing of it is a snapshot before
-/// [`Landing::complete`].
+/// disk; or in any order ([`Landing::begin_in_any_order`]). All that arrives is checked as what a
+/// stream has, and nothing of it is a snapshot before [`Landing::complete`].
 pub struct Landing {
     receiver: Receiver,
     header: StreamHeader,
     checks: RecordChecks,
     name: String,
     state: Vec<u8>,
+    /// A VM runs on what is here, so chunks come in the order in which it needs them.
+    in_any_order: bool,
     /// True once all is committed, or removed.
     has_ended: bool,
 }
@@ -45,6 +48,7 @@ impl Landing {
             checks: RecordChecks::default(),
             name,
             state: Vec::new(),
+            in_any_order: false,
             has_ended: false,
         })
     }
@@ -53,6 +57,37 @@ impl Landing {
     pub fn state(&mut self, state: Vec<u8>) {
         self.receiver.state(&state);
         self.state = state;
+    }
+
+    /// Takes the saved state, and has the incomplete file be one that a VM can be built from: it
+    /// has the state, and no chunk of memory that is not `present`. From here on chunks may come in
+    /// any order, each one once. There must be no disks.
+    ///
+    /// # Errors
+    /// [`Error::PoolFull`] and the like; [`Error::Io`].
+    pub fn begin_in_any_order(
+        &mut self,
+        state: Vec<u8>,
+        present: &HashSet<ChunkIndex>,
+    ) -> Result<()> {
+        self.in_any_order = true;
+        self.receiver.begin_in_any_order(&state, present)?;
+        self.state = state;
+        Ok(())
+    }
+
+    /// The name that the snapshot has here.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Commits what has arrived, incomplete as it is: whoever runs on it may use it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when a user has removed it; [`Error::PoolFull`] and the like;
+    /// [`Error::Io`].
+    pub fn keep(&mut self) -> Result<()> {
+        self.receiver.keep().map(drop)
     }
 
     /// Reads what the pool is likely to have of a chunk already: frames, and all 2 MiB of which
@@ -69,6 +104,14 @@ impl Landing {
     /// # Errors
     /// [`Error::StreamDamaged`]; [`Error::PoolFull`] and the like; [`Error::Io`].
     pub fn chunk(&mut self, record: &ChunkRecord) -> Result<()> {
+        if self.in_any_order {
+            let before = self.checks.clone();
+            self.checks.begin_anywhere();
+            let stored = self.checks.next(&self.header, record);
+            let stored = stored.and_then(|()| self.receiver.chunk_in_any_order(record));
+            // The same chunk may come again.
+            return stored.inspect_err(|_| self.checks = before);
+        }
         self.checks.next(&self.header, record)?;
         RecordChecks::end_of_disk(&self.header, record)?;
         self.receiver.chunk(record)?;
@@ -83,15 +126,24 @@ impl Landing {
     /// # Errors
     /// [`Error::StreamDamaged`]; [`Error::PoolFull`] and the like; [`Error::Io`].
     pub fn complete(&mut self) -> Result<ReceiveReport> {
-        self.receiver.rest()?;
-        let id = self.receiver.complete(&self.state)?;
+        let (id, root) = match self.in_any_order {
+            true => {
+                let root = Some(self.receiver.root_of_all()?);
+                (self.receiver.complete_with(&self.state, root)?, root)
+            }
+            false => {
+                self.receiver.rest()?;
+                let id = self.receiver.complete(&self.state)?;
+                (id, self.receiver.root())
+            }
+        };
         self.has_ended = true;
         let (receiver, counts) = (&self.receiver, self.receiver.counts());
         Ok(ReceiveReport {
             name: self.name.clone(),
             id,
             identity: self.header.identity,
-            content_root: receiver.root(),
+            content_root: root,
             since: receiver.since(),
             like: receiver.like(),
             resumed: receiver.is_resumed(),
@@ -113,7 +165,7 @@ impl Landing {
         let starves = error.is_some_and(is_full) && self.receiver.has_others();
         let is_kept = error.is_none_or(is_interruption) && self.receiver.is_worth_keeping();
         let left = match is_kept && !starves {
-            true => self.receiver.keep(),
+            true => self.receiver.keep().map(drop),
             false => self.receiver.discard(),
         };
         if let Err(left) = left {

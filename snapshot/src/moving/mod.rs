@@ -1,5 +1,6 @@
 //! Moving snapshots between pools: out of one as a [stream](crate::stream), and into another.
 
+mod any_order;
 mod base;
 mod content;
 mod landing;

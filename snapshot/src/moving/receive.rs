@@ -32,6 +32,8 @@ pub struct ReceiveOptions<'a> {
     pub like: Option<&'a str>,
     /// Most bytes of memory that may be stored.
     pub limit_bytes: Option<u64>,
+    /// The process of a VM that runs on the incomplete file already.
+    pub beside: Option<u32>,
 }
 
 /// The result of a reception.

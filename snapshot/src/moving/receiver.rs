@@ -54,15 +54,15 @@ impl Source {
 }
 
 /// Memory or a disk that is received.
-struct Target {
+pub(super) struct Target {
     kind: MapKind,
     size_bytes: u64,
     /// As the snapshot has it that the stream builds on.
     base: Option<FrameMap>,
     /// As the incomplete file began.
-    start: Option<FrameMap>,
+    pub(super) start: Option<FrameMap>,
     /// Differences from the incomplete file as it was committed last.
-    changes: Vec<(ChunkIndex, ChunkMap)>,
+    pub(super) changes: Vec<(ChunkIndex, ChunkMap)>,
 }
 
 impl Target {
@@ -102,8 +102,8 @@ fn targets(
 
 /// A reception under way.
 pub(super) struct Receiver {
-    pool: Arc<Pool>,
-    holder: Holder,
+    pub(super) pool: Arc<Pool>,
+    pub(super) holder: Holder,
     name: String,
     header: StreamHeader,
     parent: Option<SnapshotId>,
@@ -116,12 +116,14 @@ pub(super) struct Receiver {
     /// The incomplete file as it was committed last.
     kept: Option<SnapshotId>,
     /// Memory, and then the disks.
-    targets: Vec<Target>,
+    pub(super) targets: Vec<Target>,
     /// The one that is being received, and its first chunk that no record was about.
-    at: usize,
+    pub(super) at: usize,
     next: u32,
-    counts: Counts,
+    pub(super) counts: Counts,
     stored_unkept: u64,
+    /// The state that the incomplete file has, if a VM runs on it.
+    pub(super) early_state: Vec<u8>,
     room: Room,
     /// The root of the content of what is in this pool, of what is before `next`.
     root: ReceivedRoot,
@@ -152,7 +154,7 @@ impl Receiver {
             return Err(Error::NoDisksYet);
         }
         let listing = lock.listing()?;
-        let unfinished = unfinished(&lock, &listing, name, header)?;
+        let unfinished = unfinished(&lock, &listing, name, header, options.beside)?;
         let base = base_of(pool, &listing, header, onto.as_ref())?;
         let named = options.like.map(|name| like(pool, &listing, header, name));
         let start = unfinished.or(base).or(named.transpose()?);
@@ -192,6 +194,7 @@ impl Receiver {
             next: 0,
             counts: Counts::default(),
             stored_unkept: 0,
+            early_state: Vec::new(),
             room,
             root: ReceivedRoot::begin(pool, header.kind, root_of_base),
             whole_chunks: pool.medium() == Medium::Hugetlbfs && header.kind == SnapshotKind::Vm,
@@ -299,7 +302,7 @@ impl Receiver {
         self.unmentioned_until(self.target()?.chunks_total())
     }
 
-    fn target(&self) -> Result<&Target> {
+    pub(super) fn target(&self) -> Result<&Target> {
         let target = self.targets.get(self.at);
         target.ok_or_else(|| Error::stream_damaged("it has more disks than its header"))
     }
@@ -341,7 +344,7 @@ impl Receiver {
     }
 
     /// A chunk of a medium that shares blocks one by one.
-    fn frames(
+    pub(super) fn frames(
         &mut self,
         record: &ChunkRecord,
         before: &ChunkMap,
@@ -449,14 +452,18 @@ impl Receiver {
     }
 
     /// Commits what has arrived, incomplete as it is.
-    pub(super) fn keep(&mut self) -> Result<()> {
+    pub(super) fn keep(&mut self) -> Result<SnapshotId> {
         self.assert_not_removed()?;
+        for target in &mut self.targets {
+            target.changes.sort_by_key(|(index, _)| *index);
+        }
         let id = self.commit(self.kept, None)?;
         self.forget_changes();
         self.stored_unkept = 0;
-        self.kept
-            .replace(id)
-            .map_or(Ok(()), |before| self.unpin_kept(before))
+        if let Some(before) = self.kept.replace(id) {
+            self.unpin_kept(before)?;
+        }
+        Ok(id)
     }
 
     /// The root of the content of what is in this pool.
@@ -466,7 +473,15 @@ impl Receiver {
 
     /// Commits the snapshot, if its content is what the stream says that it is.
     pub(super) fn complete(&mut self, state: &[u8]) -> Result<SnapshotId> {
-        let root = self.root();
+        self.complete_with(state, self.root())
+    }
+
+    /// The same, of a content whose root was computed by other means.
+    pub(super) fn complete_with(
+        &mut self,
+        state: &[u8],
+        root: Option<ContentRoot>,
+    ) -> Result<SnapshotId> {
         if self.header.root.is_some_and(|named| Some(named) != root) {
             return Err(Error::stream_damaged(
                 "its content is not the one that its header names: it does not fit what it builds \
@@ -510,7 +525,7 @@ impl Receiver {
             parent: self.parent,
             base: on,
             maps: self.targets.iter().map(Target::new_map).collect(),
-            state: whole.map(|(state, _)| state).unwrap_or_default(),
+            state: whole.map_or(&self.early_state, |(state, _)| state),
             frames_new: self.header.frames_new,
         };
         let origin = Provenance {
@@ -556,6 +571,6 @@ impl Receiver {
     }
 }
 
-fn map_of(map: Option<&FrameMap>, index: ChunkIndex) -> Result<ChunkMap> {
+pub(super) fn map_of(map: Option<&FrameMap>, index: ChunkIndex) -> Result<ChunkMap> {
     map.map_or(Ok(ChunkMap::Hole), |map| map.chunk(index))
 }

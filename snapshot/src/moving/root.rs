@@ -189,6 +189,15 @@ pub(super) fn root_of(pool: &Arc<Pool>, inode: &Inode) -> Result<ContentRoot> {
     if let Some(root) = inode.content_root {
         return Ok(root);
     }
+    computed_root(pool, inode)
+}
+
+/// The root of the content of a snapshot that the caller pins, whatever its inode says. All of its
+/// memory is read.
+///
+/// # Errors
+/// [`crate::Error::Damaged`], [`crate::Error::Io`].
+pub(super) fn computed_root(pool: &Arc<Pool>, inode: &Inode) -> Result<ContentRoot> {
     let bytes = inode.memory()?.size_bytes();
     let mut hasher = RootHasher::begin(inode.kind, bytes, &pool.state_of(inode)?);
     let mut content = Content::new();

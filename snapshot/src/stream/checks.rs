@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::number::BLOCK_SIZE_BYTES;
 
 /// The records of chunks so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct RecordChecks {
     /// The next chunk has this map and index at least.
     next: (usize, u64),
@@ -50,6 +50,11 @@ impl RecordChecks {
         }
         self.next = (map, u64::from(index.get()) + 1);
         Ok(())
+    }
+
+    /// Has the next record be about any chunk.
+    pub(crate) fn begin_anywhere(&mut self) {
+        self.next = (0, 0);
     }
 
     /// Checks that what is behind the end of a disk in its last block is zero.

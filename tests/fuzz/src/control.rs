@@ -76,6 +76,7 @@ impl VmControl for CountingVm {
             restore: None,
             snapshots_taken: Vec::new(),
             ring: None,
+            arriving: None,
             sandbox: None,
             reboot_count: 0,
             has_agent: false,

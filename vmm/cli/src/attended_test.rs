@@ -27,6 +27,7 @@ fn one_who_leaves_is_told_how_to_come_back_and_to_end_it() {
         nets: Vec::new(),
         snapshots_taken: Vec::new(),
         ring: None,
+        arriving: None,
         sandbox: None,
     };
     assert_eq!(

@@ -28,13 +28,14 @@ use super::disk_choice::DiskChooser;
 use super::error::{SIGNALLED, exit_code};
 use super::given_path::absolute;
 use super::json::vm::Vm;
+use super::lazy_restore::Started;
 use super::privileges::{self, Account, as_user};
 use super::start_checks::{PoolNeed, pool_for};
 use super::terminal::tell;
 use super::vm_process::{Begin, ConsoleMode, LIFE, VmProcess, set_process_name};
 use super::{
-    attended, copies, detach, error, net_values, output, process_commands, restore_notes, sandbox,
-    spares,
+    attended, copies, detach, error, lazy_restore, net_values, output, process_commands,
+    restore_notes, sandbox, spares,
 };
 
 /// `nvvmm run`.
@@ -71,6 +72,10 @@ pub fn run(arguments: RunArguments, given: &Given) -> Result<ExitCode, VmError> 
 
 /// `nvvmm restore`.
 pub fn restore(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, VmError> {
+    if lazy_restore::is_url(&arguments.snapshot) {
+        return restore_arriving(arguments, given);
+    }
+    lazy_restore::refuse_options_of_stores(&arguments)?;
     if let Some(vm) = arguments.into {
         return process_commands::restore(
             &vm,
@@ -104,6 +109,21 @@ pub fn restore(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, V
     restore_anew(arguments, given)
 }
 
+/// Restores a snapshot of a store, which arrives.
+fn restore_arriving(mut arguments: RestoreArguments, given: &Given) -> Result<ExitCode, VmError> {
+    let vm = lazy_restore::check(&arguments)?;
+    // It fetches as long as the VM needs it. It ends with this command before it has a VM.
+    let _fetcher = match detach::is_child() {
+        true => None,
+        false => match lazy_restore::start(&arguments, &vm)? {
+            Started::Fetches(fetcher) => Some(fetcher),
+            Started::Failed(code) => return Ok(code),
+        },
+    };
+    lazy_restore::name_here(&mut arguments)?;
+    restore_anew(arguments, given)
+}
+
 fn restore_anew(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, VmError> {
     let orders = arguments.agent_orders();
     let RestoreArguments {
@@ -124,6 +144,10 @@ fn restore_anew(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, 
         kernel,
         initramfs,
         cmdline,
+        pulled_as: _,
+        prefetch: _,
+        key: _,
+        is_arriving: arriving,
         start,
     } = arguments;
     launch(start, PoolNeed::Found, given, |chooser| {
@@ -148,6 +172,7 @@ fn restore_anew(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, 
             ephemeral,
             once,
             prefault,
+            arriving,
             time_of_day: orders.time_of_day,
             keep_connections: orders.keep_connections,
             stale_disks,

@@ -41,6 +41,7 @@ fn status(origin: VmOrigin, restore: Option<RestoreReport>) -> VmStatus {
         nets: Vec::new(),
         snapshots_taken: Vec::new(),
         ring: None,
+        arriving: None,
         sandbox: None,
         reboot_count: 0,
         has_agent: false,

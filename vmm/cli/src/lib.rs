@@ -6,6 +6,7 @@
 
 mod adopt_command;
 pub mod args;
+mod arrival_progress;
 mod attended;
 mod bench;
 mod bench_command;
@@ -26,6 +27,7 @@ mod documents;
 mod error;
 mod exec;
 mod export_command;
+mod fetch;
 mod file_size;
 mod freed_memory;
 #[cfg(debug_assertions)]
@@ -39,6 +41,7 @@ mod interruption;
 mod json;
 mod keys;
 mod launch;
+mod lazy_restore;
 mod log;
 mod man_pages;
 mod memory_command;

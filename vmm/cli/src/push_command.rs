@@ -12,7 +12,7 @@ use super::interruption::{ends_on_signal, unless};
 use super::json::remote::{Pulled, Pushed};
 use super::progress::Progress;
 use super::remote_error::told;
-use super::{message, output, pool_path, stream_key};
+use super::{fetch, message, output, pool_path, stream_key};
 
 /// `nvvmm push`.
 pub fn push(arguments: &PushArguments) -> Result<(), VmError> {
@@ -50,6 +50,9 @@ pub fn push(arguments: &PushArguments) -> Result<(), VmError> {
 
 /// `nvvmm pull`.
 pub fn pull(arguments: &PullArguments) -> Result<(), VmError> {
+    if let Some(vm) = &arguments.for_vm {
+        return fetch::run(arguments, vm);
+    }
     let (url, name) = &arguments.from;
     let key = key_in(arguments.key.as_deref())?;
     let path = pool_path::found_or_made(&arguments.pool)?;
@@ -64,6 +67,7 @@ pub fn pull(arguments: &PullArguments) -> Result<(), VmError> {
         onto: None,
         like: arguments.like.as_deref(),
         limit_bytes: arguments.limit,
+        beside: None,
     };
     let mut on_progress = |now: MoveProgress| {
         shown.show(now.bytes_done, Some(now.bytes_total));
@@ -72,9 +76,14 @@ pub fn pull(arguments: &PullArguments) -> Result<(), VmError> {
     let report = store.pull(&pool, name, &options, &mut on_progress);
     let report = report.map_err(told)?;
     drop(shown);
-    match arguments.json.json {
-        true => output::print_json(&Pulled::of(&report)),
-        false => output::print(&pulled_text(&report)),
+    tell_pulled(&report, arguments.json.json)
+}
+
+/// Prints the report of a pull.
+pub(super) fn tell_pulled(report: &PullReport, json: bool) -> Result<(), VmError> {
+    match json {
+        true => output::print_json(&Pulled::of(report)),
+        false => output::print(&pulled_text(report)),
     }
 }
 
@@ -91,6 +100,7 @@ pub(super) fn reach(url: &StoreUrl, writes: bool) -> Reach {
         Some(path) => Reach::Directory {
             path: path.to_owned(),
             writes,
+            makes: None,
         },
         None => Reach::Network,
     }

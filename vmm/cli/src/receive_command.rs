@@ -41,6 +41,7 @@ pub fn run(arguments: &ReceiveArguments) -> Result<(), VmError> {
         onto: arguments.onto.as_deref(),
         like: None,
         limit_bytes: arguments.limit,
+        beside: None,
     };
     let report = match key {
         None => pool.receive(&options, &mut input, &mut on_progress)?,

@@ -251,6 +251,14 @@ pub fn remote_snapshot(text: &str) -> Result<(StoreUrl, String), String> {
     StoreUrl::parse_with_snapshot(text).map_err(|fault| fault.to_string())
 }
 
+/// The name of a snapshot, or the URL of one in a store.
+pub fn snapshot_or_url(text: &str) -> Result<String, String> {
+    match text.contains("://") {
+        true => remote_snapshot(text).map(|_| text.to_owned()),
+        false => snapshot_name(text),
+    }
+}
+
 /// The identity of a push.
 pub fn push_id(text: &str) -> Result<ObjectId, String> {
     let fault = "a push has 32 hexadecimal digits; 'nvvmm remote gc' lists them";

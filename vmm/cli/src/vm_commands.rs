@@ -20,8 +20,8 @@ use super::output;
 use super::ps_table::{self, Columns, Row};
 use super::terminal::{shown_in_line, tell};
 use super::{
-    freed_memory, json, outside_disks, past_commands, process_commands, ring_commands,
-    snapshot_hooks, spares,
+    arrival_progress, freed_memory, json, outside_disks, past_commands, process_commands,
+    ring_commands, snapshot_hooks, spares,
 };
 
 /// Time that a VM process has to end once it has agreed to.
@@ -279,6 +279,8 @@ fn state_text(state: VmState) -> &'static str {
         VmState::Paused => "paused",
         VmState::NoSpace => "no-space",
         VmState::Waiting => "waiting",
+        VmState::Fetching => "fetching",
+        VmState::StoreAway => "store-away",
         VmState::Spare => "spare",
         VmState::Stopping => "stopping",
     }
@@ -494,10 +496,12 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
     if let Some(limit) = wait_freed {
         freed_memory::wait(&mut connect(&entry)?, limit)?;
     }
+    let mut shown = None;
     let hooks = match no_hooks {
         true => None,
         false => {
             let status = connect(&entry)?.status()?;
+            shown = arrival_progress::show(&entry, &status)?;
             snapshot_hooks::before(&entry.paths, &status, &name, hooks_timeout)?
         }
     };
@@ -510,6 +514,7 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         verify,
         disks_only,
     });
+    drop(shown);
     // A VM that ends runs them in the copies that go on from the snapshot.
     if !stop || taken.is_err() {
         snapshot_hooks::after(hooks);

@@ -30,6 +30,7 @@ fn status() -> VmStatus {
         nets: Vec::new(),
         snapshots_taken: Vec::new(),
         ring: None,
+        arriving: None,
         sandbox: None,
         reboot_count: 0,
         has_agent: false,

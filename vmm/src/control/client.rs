@@ -272,6 +272,14 @@ impl ControlClient {
         }
     }
 
+    /// Has the VM take memory from whoever is at the other end of `stream`.
+    pub fn arrive(&mut self, stream: BorrowedFd<'_>) -> Result<(), VmError> {
+        match self.call_with(&Request::Arrive, stream)? {
+            Answer::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Compares KVM's dirty log with the COW engine.
     pub fn audit(&mut self) -> Result<AuditReport, VmError> {
         match self.call(&Request::Audit, Some(STATE_TIMEOUT))? {

@@ -246,6 +246,8 @@ pub enum Request {
         /// Size of the balloon.
         target_bytes: Option<u64>,
     },
+    /// Take memory from a process that fetches it. Its stream comes with the request.
+    Arrive,
     /// For tests: compare KVM's dirty log with the COW engine.
     Audit,
 }
@@ -272,6 +274,7 @@ impl Request {
             Self::MeasureDisks => "the sizes of its disks",
             Self::ResizeDisk { .. } => "a new size of a disk",
             Self::Memory { .. } => "its memory",
+            Self::Arrive => "memory that arrives",
             Self::Audit => "an audit",
         }
     }
@@ -390,6 +393,11 @@ pub enum VmState {
     /// The guest stands still because another process has the pool's lock: one of its accesses
     /// waits for that. It goes on by itself.
     Waiting,
+    /// The guest waits for memory that arrives from an object store.
+    Fetching,
+    /// The guest stands still because an object store does not give memory that it needs. It goes
+    /// on by itself when the store does.
+    StoreAway,
     /// The machine is built and stands by, without a state: `nvvmm restore` takes it over.
     Spare,
     /// The VM process is about to end.
@@ -456,6 +464,9 @@ pub struct VmStatus {
     /// Status of the ring of checkpoints that was begun last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ring: Option<RingStatus>,
+    /// Memory that has not arrived from an object store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arriving: Option<super::arriving::ArrivingStatus>,
     /// Confinement of the VM process; `None` for a VM in a program that does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<SandboxStatus>,

@@ -4,6 +4,7 @@
 //! The VM process claims its name in the [`registry`], serves [`VmControl`] through a
 //! [`ControlServer`], and a command talks to it with a [`ControlClient`].
 
+pub mod arriving;
 pub mod client;
 mod continuing;
 #[cfg(debug_assertions)]
@@ -100,6 +101,11 @@ pub trait VmControl: Send + Sync {
 
     /// Takes the VM back to a snapshot; returns when it goes on from there.
     fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, VmError>;
+
+    /// Takes a stream of a process that fetches memory for the VM.
+    fn arrive(&self, _fetcher: UnixStream) -> Result<(), VmError> {
+        Err(VmError::new(ErrorKind::Refused, "the VM expects no memory"))
+    }
 
     /// Has a VM that stands by go on under a name; returns when its guest runs, or is paused.
     fn take_over(&self, _request: &TakeRequest) -> Result<VmStatus, VmError> {

@@ -372,11 +372,15 @@ fn carry_out(
                 report: Box::new(control.snapshot_for(request, &caller)?),
             }
         }
+        Request::Arrive => {
+            control.arrive(stream_of(descriptor)?)?;
+            Answer::Done
+        }
         Request::Capture(request) => Answer::Captured {
-            report: Box::new(control.capture(request, &agent_of(descriptor)?)?),
+            report: Box::new(control.capture(request, &stream_of(descriptor)?)?),
         },
         Request::Restart(request) => Answer::Restarted {
-            report: Box::new(control.restart(request, &agent_of(descriptor)?)?),
+            report: Box::new(control.restart(request, &stream_of(descriptor)?)?),
         },
     })
 }
@@ -392,13 +396,8 @@ fn tell(request: &Request, began: Instant, answered: &Result<Answer, VmError>) {
 }
 
 /// The stream that must have come with a request.
-fn agent_of(descriptor: Option<OwnedFd>) -> Result<UnixStream, VmError> {
-    let without = || {
-        VmError::new(
-            ErrorKind::Usage,
-            "the request has no stream to the guest's agent",
-        )
-    };
+fn stream_of(descriptor: Option<OwnedFd>) -> Result<UnixStream, VmError> {
+    let without = || VmError::new(ErrorKind::Usage, "the request has no stream");
     let stream = UnixStream::from(descriptor.ok_or_else(without)?);
     // Anything but a stream socket says so here.
     stream.peer_addr().map_err(|_| without())?;

@@ -68,6 +68,7 @@ impl VmControl for FakeVm {
             nets: Vec::new(),
             snapshots_taken: vec!["one".into()],
             ring: None,
+            arriving: None,
             sandbox: None,
             reboot_count: 0,
             has_agent: false,

@@ -10,11 +10,11 @@
 //! An engine has nothing to do in some of these. A step that only one engine has is a phase that
 //! this engine times itself: the phases of a report are those that the engine went through.
 
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use nvvmm_snapshot::{BlockNo, ChunkIndex, Consumed, FrameIndex, FrameSet, Reservation};
 
-use super::{CowError, RewindTo, ShareSet};
+use super::{Arrival, CowError, RewindTo, ShareSet};
 use crate::{
     memory::{GuestRam, WriteLog},
     stats::{KernelCalls, Phases, RamCounters},
@@ -29,6 +29,11 @@ pub trait CowEngine: Debug + Send + Sync {
 
     /// The descriptor that is readable when an access is held.
     fn uffd(&self) -> &Uffd;
+
+    /// The arrival of memory from an object store, if it does not come from the pool alone.
+    fn arrival(&self) -> Option<Arc<Arrival>> {
+        None
+    }
 
     /// Levels and counts for status and reports.
     fn counters(&self) -> RamCounters;
@@ -45,7 +50,8 @@ pub trait CowEngine: Debug + Send + Sync {
     /// woken.
     ///
     /// # Errors
-    /// [`CowError::NoSpace`], [`CowError::Locked`]: the access stays held and may be tried again.
+    /// [`CowError::NoSpace`], [`CowError::Arriving`], [`CowError::Locked`]: the access stays held
+    /// and may be tried again.
     /// After any other error the VM cannot go on.
     fn answer(&self, fault: Fault) -> Result<(), CowError>;
 

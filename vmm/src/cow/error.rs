@@ -12,6 +12,9 @@ pub enum CowError {
     /// Something is used up. The access stays held and may be tried again.
     #[error("{0}: an access to guest memory waits until there is more")]
     NoSpace(Lack),
+    /// The memory has not arrived. The access stays held until it has.
+    #[error("the memory has not arrived from the object store")]
+    Arriving,
     /// Another process has the pool's lock. The access stays held and may be tried again.
     #[error("{0}")]
     Locked(nvvmm_snapshot::Error),
@@ -65,6 +68,9 @@ pub enum Lack {
     /// Memory of the host's kernel, or mappings that it allows this process.
     #[error("the host's kernel has no memory or no mapping left for this process (ENOMEM)")]
     Kernel,
+    /// Memory that is to arrive from an object store, while that is away.
+    #[error("the object store does not give memory that the guest needs")]
+    Store,
 }
 
 impl Lack {
@@ -81,6 +87,10 @@ impl Lack {
             Self::Kernel => {
                 "free memory of the host, or raise the limits of this process: \
                  vm.max_map_count (sysctl), 'ulimit -v'"
+            }
+            Self::Store => {
+                "'nvvmm ps' names the cause; it is tried again as long as the VM runs, and \
+                 'nvvmm stop' ends the VM"
             }
         }
     }

@@ -37,6 +37,8 @@ const RETRY_REST: u32 = 20;
 const LOCK_PATIENCE: Duration = Duration::from_millis(100);
 /// Wait for the pool's lock from which on the guest counts as waiting.
 const LOCK_NOTICED: Duration = Duration::from_secs(1);
+/// Wait for memory that arrives from which on nobody else should wait with the guest.
+const ARRIVAL_PATIENCE: Duration = Duration::from_secs(20);
 /// Time between two calls of [`CowEngine::tidy`].
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
@@ -105,7 +107,7 @@ impl FaultThread {
     /// True if an access that is held now gets no answer, or none before there is space or
     /// another process does something about the pool's lock.
     pub fn is_stuck(&self) -> bool {
-        self.shortage.reason().is_some_and(|of| of > Reason::Lock)
+        { self.shortage.reason() }.is_some_and(|of| of > Reason::Lock)
             || self.failed.load(Ordering::Relaxed)
     }
 
@@ -175,11 +177,16 @@ impl FaultThread {
         matches!(reason, Some(Reason::Lock | Reason::LockForLong))
     }
 
+    /// True if a guest access waits for memory that arrives.
+    pub fn waits_for_arrival(&self) -> bool {
+        self.shortage.reason() == Some(Reason::Arriving)
+    }
+
     /// The lack that guest accesses wait for the end of, while any waits.
     pub fn starved_of(&self) -> Option<Lack> {
         match self.shortage.reason()? {
             Reason::Lacks(lack) => Some(lack),
-            Reason::Lock | Reason::LockForLong => None,
+            Reason::Arriving | Reason::Lock | Reason::LockForLong => None,
         }
     }
 
@@ -250,6 +257,7 @@ fn answer_all(
     let (mut tidied, mut untidy, mut ahead) = (Instant::now(), false, false);
     let mut more_to_release = false;
     let mut retry = RETRY_MIN;
+    let arrival = engine.arrival();
     wait_for_locks_at_most(LOCK_PATIENCE);
     loop {
         let timeout = match (untidy || ahead || more_to_release, waiting.is_empty()) {
@@ -258,11 +266,13 @@ fn answer_all(
             (false, false) => retry,
         };
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        let mut fds = [
+        let mut fds = vec![
             PollFd::new(engine.uffd().as_fd(), PollFlags::POLLIN),
             PollFd::new(stop.as_fd(), PollFlags::POLLIN),
             PollFd::new(releases.woken(), PollFlags::POLLIN),
         ];
+        let bell = arrival.as_ref().map(|arrival| arrival.arrived());
+        fds.extend(bell.map(|bell| PollFd::new(bell.rings(), PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(os(errno.into())),
@@ -272,6 +282,9 @@ fn answer_all(
             return Ok(());
         }
         let is_woken = is_ready(&fds[2]);
+        if let Some(bell) = bell.filter(|_| fds.get(3).is_some_and(is_ready)) {
+            bell.hear();
+        }
         engine.uffd().read(&mut faults).map_err(os)?;
         let asked = Instant::now();
         let waited = std::mem::take(&mut waiting);
@@ -316,7 +329,10 @@ fn answer_all(
 }
 
 fn may_be_tried_again(error: &CowError) -> bool {
-    matches!(error, CowError::NoSpace(_) | CowError::Locked(_))
+    matches!(
+        error,
+        CowError::NoSpace(_) | CowError::Arriving | CowError::Locked(_)
+    )
 }
 
 /// Reason for which the VM counts as waiting because of an access. A lock is usually free before
@@ -324,6 +340,11 @@ fn may_be_tried_again(error: &CowError) -> bool {
 fn reason_to_wait(error: &CowError, held: &Held) -> Option<Reason> {
     match error {
         CowError::NoSpace(lack) => Some(Reason::Lacks(*lack)),
+        // Whoever fetches says more, unless it stands still.
+        CowError::Arriving if held.since.elapsed() >= ARRIVAL_PATIENCE => {
+            Some(Reason::Lacks(Lack::Store))
+        }
+        CowError::Arriving => Some(Reason::Arriving),
         CowError::Locked(PoolLocked { hopeless: true, .. }) => Some(Reason::LockForLong),
         CowError::Locked(_) => (held.since.elapsed() >= LOCK_NOTICED).then_some(Reason::Lock),
         _ => None,
@@ -333,7 +354,10 @@ fn reason_to_wait(error: &CowError, held: &Held) -> Option<Reason> {
 /// Logs a change of the reason for which the guest waits.
 fn tell(changed_from: Option<Option<Reason>>, reason: Option<Reason>) {
     match (changed_from, reason) {
-        (None, _) | (Some(Some(Reason::Lock)), Some(Reason::LockForLong)) => {}
+        (None, _)
+        | (_, Some(Reason::Arriving))
+        | (Some(None | Some(Reason::Arriving)), None)
+        | (Some(Some(Reason::Lock)), Some(Reason::LockForLong)) => {}
         (Some(_), Some(Reason::Lacks(lack))) => tracing::warn!(
             "{lack}: the guest stands still until there is ({}), then it goes on by itself",
             lack.remedy()

@@ -9,6 +9,7 @@
 //!
 //! Accesses that need a decision are held by userfaultfd and answered by the [`FaultThread`].
 
+mod arrival;
 mod budget;
 mod chunk_table;
 mod counters;
@@ -26,6 +27,7 @@ mod shortage;
 mod techniques;
 mod worker;
 
+pub use arrival::{Arrival, Lacking};
 pub use budget::{Budget, CopyPolicy};
 pub use engine::{CopiedAhead, CowEngine, Still};
 pub use error::{CowError, Lack};

@@ -1,8 +1,10 @@
 //! Content of chunks that the guest has not touched yet.
 
+use std::sync::Arc;
+
 use nvvmm_snapshot::{ChunkIndex, ChunkMap, FrameMap};
 
-use super::CowError;
+use super::{Arrival, CowError};
 
 /// Source of the memory of a VM, for chunks that it has not touched.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub enum RamOrigin {
         /// Frames that it has.
         frames_mapped: u64,
     },
+    /// The memory of a snapshot that arrives.
+    Arriving(Arc<Arrival>),
 }
 
 impl RamOrigin {
@@ -24,6 +28,7 @@ impl RamOrigin {
         match self {
             Self::Empty => 0,
             Self::Snapshot { frames_mapped, .. } => *frames_mapped,
+            Self::Arriving(arrival) => arrival.frames_mapped(),
         }
     }
 
@@ -38,6 +43,23 @@ impl RamOrigin {
         match self {
             Self::Empty => Ok(ChunkMap::Hole),
             Self::Snapshot { frames, .. } => Ok(frames.chunk(index)?),
+            Self::Arriving(arrival) => arrival.chunk(index),
+        }
+    }
+
+    /// False for a chunk that has to arrive before anything is known of it.
+    pub(super) fn is_here(&self, index: ChunkIndex) -> bool {
+        match self {
+            Self::Empty | Self::Snapshot { .. } => true,
+            Self::Arriving(arrival) => arrival.is_here(index),
+        }
+    }
+
+    /// The arrival, if there is one.
+    pub(super) fn arrival(&self) -> Option<&Arc<Arrival>> {
+        match self {
+            Self::Empty | Self::Snapshot { .. } => None,
+            Self::Arriving(arrival) => Some(arrival),
         }
     }
 

@@ -107,7 +107,7 @@ impl Releases {
             let frames = match engine.release(chunk) {
                 Ok(frames) => frames,
                 // The chunk stays as it is: the guest may give it back, and need not.
-                Err(CowError::NoSpace(_) | CowError::Locked(_)) => 0,
+                Err(CowError::NoSpace(_) | CowError::Arriving | CowError::Locked(_)) => 0,
                 Err(error) => return Err(error),
             };
             let mut queue = lock(&self.queue);

@@ -17,6 +17,8 @@ type Listener = Box<dyn Fn(bool) + Send>;
 /// Reason for which accesses wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Reason {
+    /// Memory arrives from an object store.
+    Arriving,
     /// Another process has the pool's lock, and is expected to give it back.
     Lock,
     /// Another process has the pool's lock, and is not expected to give it back.
@@ -26,12 +28,14 @@ pub(super) enum Reason {
 }
 
 /// All reasons; their numbers in [`Shortage::reason`] are their places here, from 1 on.
-const REASONS: [Reason; 5] = [
+const REASONS: [Reason; 7] = [
+    Reason::Arriving,
     Reason::Lock,
     Reason::LockForLong,
     Reason::Lacks(Lack::Blocks),
     Reason::Lacks(Lack::Medium),
     Reason::Lacks(Lack::Kernel),
+    Reason::Lacks(Lack::Store),
 ];
 
 /// Begins and ends with accesses and requests that find no space, or the pool locked.
@@ -46,9 +50,10 @@ pub(super) struct Shortage {
 }
 
 impl Shortage {
-    /// True while one of them waits.
+    /// True while one of them waits, and not only for memory that arrives.
     pub fn lasts(&self) -> bool {
-        self.reason().is_some()
+        self.reason()
+            .is_some_and(|reason| reason > Reason::Arriving)
     }
 
     /// The gravest reason for which any waits now.

@@ -15,6 +15,7 @@ use nvvmm_snapshot::{
 
 use super::{
     RestoreOptions, VmError, VmSource,
+    arriving::{Arrivals, Arriving},
     episode::Episode,
     error::{cow_error, machine_error, memory_error, no_thread},
     host_paths::{machine_of, nothing_to_boot, reboot_notice},
@@ -65,6 +66,8 @@ pub struct Builder<'a> {
     pub techniques: cow::Techniques,
     /// Cleans freed blocks.
     pub cleaner: Arc<Cleaner>,
+    /// The place for memory that arrives.
+    pub arrivals: &'a Arrivals,
     /// Hears of a failure after which the VM cannot go on.
     pub on_cow_failure: Arc<dyn Fn(cow::CowError) + Send + Sync>,
 }
@@ -75,6 +78,8 @@ struct Restoring {
     spec: VmSpec,
     once: bool,
     prefault: bool,
+    /// Memory that is to arrive.
+    arriving: Option<Arriving>,
     console: ConsoleStreams,
     /// Notes for the report.
     notes: Vec<String>,
@@ -88,6 +93,7 @@ pub(super) struct Prepared {
     faults: FaultThread,
     engine: Arc<dyn CowEngine>,
     holder: Arc<Holder>,
+    arriving: Option<Arriving>,
     started: Instant,
     phases: Phases,
     pub entry: SnapshotEntry,
@@ -165,6 +171,7 @@ impl Builder<'_> {
             spec: spec.clone(),
             reboot_notice: files.boot().err().map(reboot_notice),
             dirty_log: self.dirty_log,
+            arriving: None,
             episode: Mutex::new(Arc::new(Episode::first(origin, None))),
             operation: Mutex::new(Operation::new(None)),
             seen: Mutex::default(),
@@ -190,6 +197,7 @@ impl Builder<'_> {
             spec,
             once: false,
             prefault: false,
+            arriving: None,
             console,
             notes: Vec::new(),
             orders,
@@ -214,8 +222,9 @@ impl Builder<'_> {
         console: ConsoleStreams,
     ) -> Result<Prepared, VmError> {
         let (started, mut phases) = (Instant::now(), Phases::begin());
-        let read = phases.run("ReadSnapshot", || {
-            ReadSnapshot::read(self.pool, self.name, &restore.snapshot)
+        let read = phases.run("ReadSnapshot", || match restore.arriving {
+            true => ReadSnapshot::read_arriving(self.pool, self.name, &restore.snapshot),
+            false => ReadSnapshot::read(self.pool, self.name, &restore.snapshot),
         })?;
         fault_point(FaultPoint::RestorePinned);
         phases.run("CheckMap", || read.check_map())?;
@@ -225,7 +234,12 @@ impl Builder<'_> {
         if files.disks_snapshot().is_some_and(|id| id != read.entry.id) {
             return Err(replaced(&read.entry.name));
         }
+        let (read, arriving) = match read.entry.incomplete {
+            true => self.begin_to_arrive(read, &mut phases)?,
+            false => (read, None),
+        };
         let how = Restoring {
+            arriving,
             notes: stale_disks::check(&read.saved, &read.entry, restore, files.open_disks())?,
             spec,
             once: restore.once,
@@ -261,6 +275,7 @@ impl Builder<'_> {
             spec,
             once,
             prefault,
+            arriving,
             console,
             notes,
             orders,
@@ -269,9 +284,12 @@ impl Builder<'_> {
         if files.are_disks_foreign() {
             holder.mark_foreign();
         }
-        let origin = cow::RamOrigin::Snapshot {
-            frames,
-            frames_mapped: entry.frames_mapped,
+        let origin = match &arriving {
+            Some(Arriving(arrival)) => cow::RamOrigin::Arriving(Arc::clone(arrival)),
+            None => cow::RamOrigin::Snapshot {
+                frames,
+                frames_mapped: entry.frames_mapped,
+            },
         };
         let (engine, faults) =
             phases.run("ReserveMemory", || self.memory(&spec, &holder, origin))?;
@@ -283,6 +301,7 @@ impl Builder<'_> {
             started,
             phases,
             holder,
+            arriving,
             entry,
             saved,
             spec,
@@ -302,6 +321,7 @@ impl Builder<'_> {
             started,
             mut phases,
             holder,
+            arriving,
             entry,
             saved,
             spec,
@@ -356,7 +376,11 @@ impl Builder<'_> {
             reboot_notice: files.boot().err().map(reboot_notice),
             dirty_log: self.dirty_log,
             episode: Mutex::new(Arc::new(Episode::first(origin, Some((started, report))))),
-            operation: Mutex::new(Operation::new(base)),
+            operation: Mutex::new(Operation {
+                is_arriving: arriving.is_some(),
+                ..Operation::new(base)
+            }),
+            arriving,
             seen: Mutex::default(),
             machine,
             faults,

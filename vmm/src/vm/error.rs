@@ -54,7 +54,7 @@ pub(super) fn cow_error(error: CowError) -> VmError {
         CowError::Uffd(UffdError::KernelTooOld) => {
             VmError::new(ErrorKind::HostLacks, message).with_remedy("Linux 5.19 or newer is needed")
         }
-        CowError::NotWhole { .. } | CowError::TooManyMappings { .. } => {
+        CowError::NotWhole { .. } | CowError::TooManyMappings { .. } | CowError::Arriving => {
             VmError::new(ErrorKind::Refused, message)
         }
         CowError::Uffd(_) | CowError::Os { .. } => VmError::failed(message),
@@ -81,6 +81,7 @@ pub(super) fn kind_of_lack(lack: Lack) -> ErrorKind {
     match lack {
         Lack::Blocks | Lack::Medium => ErrorKind::PoolFull,
         Lack::Kernel => ErrorKind::HostLacks,
+        Lack::Store => ErrorKind::Refused,
     }
 }
 

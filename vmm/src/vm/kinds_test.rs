@@ -262,6 +262,7 @@ fn errors_of_guest_memory_and_snapshots() {
         Lack::Blocks => Lack::Blocks, PoolFull;
         Lack::Medium => Lack::Medium, PoolFull;
         Lack::Kernel => Lack::Kernel, HostLacks;
+        Lack::Store => Lack::Store, Refused;
     }
     kinds! { U, |error| cow_error(C::Uffd(error)),
         U::NoPermission => U::NoPermission, HostLacks;
@@ -270,6 +271,7 @@ fn errors_of_guest_memory_and_snapshots() {
     }
     kinds! { C, cow_error,
         C::NoSpace(_) => C::NoSpace(Lack::Blocks), PoolFull;
+        C::Arriving => C::Arriving, Refused;
         C::Locked(_) => C::Locked(PoolError::InUse { path: path() }), Refused;
         C::Uffd(_) => C::Uffd(U::NoPermission), HostLacks;
         C::NotWhole { .. } => C::NotWhole { index: ChunkIndex::FIRST }, Refused;

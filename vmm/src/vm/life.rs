@@ -57,6 +57,7 @@ pub(super) fn live(
         dirty_log: options.dirty_log,
         techniques: options.techniques,
         cleaner: Arc::new(Cleaner::new(Arc::clone(pool))),
+        arrivals: &supervisor.arrivals,
         on_cow_failure: on_cow_failure(supervisor),
     };
     let mut paused = options.paused;

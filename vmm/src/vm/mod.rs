@@ -5,6 +5,7 @@
 //! benchmark measures the parts.
 
 mod ahead;
+mod arriving;
 mod audit;
 mod build;
 mod episode;
@@ -31,6 +32,7 @@ mod standby;
 mod supervisor;
 
 pub use ahead::open_ahead;
+pub use arriving::Arrivals;
 pub use build::Builder;
 pub use episode::Episode;
 pub use given::{KernelKind, check_disk, check_kernel, check_machine};

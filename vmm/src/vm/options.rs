@@ -181,6 +181,9 @@ pub struct RestoreOptions {
     pub once: bool,
     /// Fills the page tables before the guest runs.
     pub prefault: bool,
+    /// The snapshot may still arrive from an object store, by a process that says so through the
+    /// control socket. The guest runs meanwhile.
+    pub arriving: bool,
     /// The guest's time of day. By default the agent in the guest sets it to the host's.
     pub time_of_day: TimeOfDay,
     /// Leaves the guest's connections to other machines as they are. By default the agent in the

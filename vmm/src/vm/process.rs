@@ -262,7 +262,8 @@ impl RunningVm {
 
     /// An operation on a guest whose processes can do something.
     fn operation_on_process(&self) -> Result<MutexGuard<'_, Operation>, VmError> {
-        let operation = self.operation_unless_stuck()?;
+        let mut operation = self.operation_unless_stuck()?;
+        self.settle_arrival(&mut operation)?;
         let refuse = |why: &str, remedy: &str| {
             Err(VmError::new(ErrorKind::Refused, why).with_remedy(remedy))
         };

@@ -34,6 +34,20 @@ impl ReadSnapshot {
         })
     }
 
+    /// Does the same with a snapshot that may still arrive.
+    pub fn read_arriving(pool: &Arc<Pool>, vm: &str, snapshot: &str) -> Result<Self, VmError> {
+        let holder = Arc::new(pool.hold(vm)?);
+        let (entry, frames) = holder.pin_arriving(snapshot, None)?;
+        check_kind(&entry)?;
+        let saved = read_state(pool, &entry)?;
+        Ok(Self {
+            holder,
+            entry,
+            frames,
+            saved,
+        })
+    }
+
     /// Reads the whole frame map, so that damage is found before a guest runs.
     pub fn check_map(&self) -> Result<(), VmError> {
         let chunks = self.frames.iter_present();

@@ -128,6 +128,7 @@ impl Supervisor {
         if vm.faults.is_stuck() {
             return Err(vm.no_space());
         }
+        vm.settle_arrival(&mut *vm.operation_unless_stuck()?)?;
         let (asker, answer) = Asker::new(asked);
         self.ask_for_rewind(WantedRewind {
             request: request.clone(),

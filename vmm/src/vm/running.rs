@@ -13,6 +13,7 @@ use nvvmm_snapshot::{Holder, LockWait, SnapshotId};
 
 use super::{
     VmError,
+    arriving::Arriving,
     episode::Episode,
     error::{kind_of_lack, machine_error, no_thread, take_error},
     process::ProcessWork,
@@ -61,6 +62,8 @@ pub struct RunningVm {
     pub dirty_log: bool,
     /// Facts since the guest started last.
     pub(super) episode: Mutex<Arc<Episode>>,
+    /// Memory that arrives.
+    pub(super) arriving: Option<Arriving>,
     /// Locked while something is done to the VM: one thing at a time.
     pub(super) operation: Mutex<Operation>,
     /// Never held while anything is waited for.
@@ -73,6 +76,8 @@ pub(super) struct Operation {
     pub quiesced: bool,
     /// The snapshot this VM pins: the one it came from or took last.
     pub base: Option<SnapshotId>,
+    /// The VM is based on a snapshot that arrives.
+    pub is_arriving: bool,
     /// A process of the guest that is being captured or restarted.
     pub process: ProcessWork,
     /// Blocks that each window showed last.
@@ -94,6 +99,7 @@ impl Operation {
         Self {
             quiesced: true,
             base,
+            is_arriving: false,
             process: ProcessWork::default(),
             shown: BTreeMap::new(),
         }
@@ -237,6 +243,9 @@ impl RunningVm {
         request: &SnapshotRequest,
         caller: &Caller,
     ) -> Result<SnapshotReport, VmError> {
+        if !request.disks_only {
+            self.wait_for_arrival(caller)?;
+        }
         let request = request.clone();
         self.unless_no_space(caller, move |vm, pending| {
             vm.take_snapshot(&request, pending)
@@ -303,6 +312,7 @@ impl RunningVm {
         pending: &Pending,
     ) -> Result<Taken, VmError> {
         self.check_can_take(pending)?;
+        self.settle_arrival(operation)?;
         // After the snapshot nothing keeps the blocks of images any more.
         self.machine.end_released_windows().map_err(machine_error)?;
         if self.machine.shows_windows() {
@@ -517,6 +527,10 @@ impl RunningVm {
             VmState::Stopping
         } else if self.machine.is_held(Hold::Pause) {
             VmState::Paused
+        } else if self.faults.waits_for_arrival() {
+            VmState::Fetching
+        } else if self.faults.starved_of() == Some(Lack::Store) {
+            VmState::StoreAway
         } else if self.faults.waits_for_lock() {
             VmState::Waiting
         } else if self.faults.is_starved() {

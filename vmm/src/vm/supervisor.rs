@@ -9,10 +9,11 @@ use std::{
     time::Instant,
 };
 
-use nvvmm_snapshot::Pool;
+use nvvmm_snapshot::{Pool, SizeText};
 
 use super::{
     VmError, VmExit, VmOptions, VmSource,
+    arriving::Arrivals,
     error::machine_error,
     life::{Ended, Waited},
     process::{self, RestartFailed},
@@ -29,6 +30,7 @@ use crate::{
     control::{
         CaptureRequest, MemoryStatus, ResizedDisk, RestartRequest, RewindRequest, RingRequest,
         SandboxStatus, SnapshotRequest, TakeRequest, VmControl, VmOrigin, VmState, VmStatus,
+        arriving::ArrivingStatus,
     },
     cow::Lack,
     error::ErrorKind,
@@ -46,9 +48,21 @@ const CLOCK_FAILURE: &str = "cannot set the time of day";
 fn no_space_notice(lack: Lack, pool: &Pool) -> String {
     let medium = match lack {
         Lack::Medium => format!(" ({}, {})", pool.medium(), pool.path().display()),
-        Lack::Blocks | Lack::Kernel => String::new(),
+        Lack::Blocks | Lack::Kernel | Lack::Store => String::new(),
     };
     format!("{lack}{medium}: the guest waits; {}", lack.remedy())
+}
+
+/// Notice of `nvvmm ps` for a VM whose memory arrives.
+fn arriving_notice(arriving: &ArrivingStatus) -> String {
+    let lacking = SizeText::of(arriving.lacking_bytes);
+    match &arriving.away {
+        None => format!("its memory arrives: {lacking} of it are to come"),
+        Some(why) => format!(
+            "{lacking} of its memory do not arrive for now: {why}; it is tried again, and \
+             'nvvmm pull URL/NAME --for VM' fetches it if nobody does"
+        ),
+    }
 }
 
 /// The VM for the control socket and the failure paths, whichever machine it has at the moment.
@@ -70,6 +84,8 @@ pub(super) struct Supervisor {
     /// The link to the guest's agent.
     agent: OnceLock<Weak<AgentLink>>,
     reboots: Reboots,
+    /// Memory that is to arrive.
+    pub(super) arrivals: Arrivals,
     /// Standing by, before somebody takes the VM.
     pub(super) standby: Standby,
 }
@@ -170,6 +186,7 @@ impl Supervisor {
             outcomes: Mutex::default(),
             agent: OnceLock::new(),
             reboots: Reboots::of(options),
+            arrivals: Arrivals::default(),
             standby: Standby::default(),
         })
     }
@@ -405,6 +422,7 @@ impl VmControl for Supervisor {
             restore: None,
             snapshots_taken: Vec::new(),
             ring: self.ring().as_ref().map(Ring::status),
+            arriving: None,
             sandbox: facts.sandbox,
             reboot_count: self.reboots.count(),
             has_agent: self.has_agent(),
@@ -425,8 +443,11 @@ impl VmControl for Supervisor {
             status.notice = vm.lost_network().or(status.notice);
             status.ram = vm.ram_counters();
             status.restore = self.restore_report(&vm);
-            if let Some(lack) = vm.faults.starved_of() {
+            status.arriving = vm.arriving_status();
+            if let Some(lack) = vm.faults.starved_of().filter(|lack| *lack != Lack::Store) {
                 status.notice = Some(no_space_notice(lack, vm.holder.pool()));
+            } else if let Some(arriving) = &status.arriving {
+                status.notice = Some(arriving_notice(arriving));
             } else if let Some(notice) = &vm.reboot_notice {
                 status.notice = Some(notice.clone());
             }
@@ -515,6 +536,10 @@ impl VmControl for Supervisor {
                 error
             }
         })
+    }
+
+    fn arrive(&self, fetcher: UnixStream) -> Result<(), VmError> {
+        self.arrivals.attach(fetcher)
     }
 
     fn take_over(&self, request: &TakeRequest) -> Result<VmStatus, VmError> {

@@ -7,6 +7,7 @@ use super::ids::PackId;
 use super::manifest::{BodyV1, HEAD_BYTES_MAX, HeadV1, PIECES_MAX, PieceRowV1};
 use super::pack::{IndexRowV1, PACK_PIECES_MAX, TRAILER_MAGIC, TrailerV1};
 use super::store::{MAGIC, StoreV1};
+use super::touches::{TOUCHES_MAX, TouchesV1};
 use super::{CONTENT_BYTES_MAX, PACK_BYTES, PIECE_BYTES, STORED_BYTES_MAX};
 use crate::boxes::{BoxKind, BoxV1, Form, VERSION};
 use crate::keys::*;
@@ -55,6 +56,10 @@ fn every_struct_is_as_documented() {
         FORMAT.fields("List of condemned packs (`CondemnedV1`)"),
         fields!(CondemnedV1: packs pushes has_witness reserved)
     );
+    assert_eq!(
+        FORMAT.fields("Record of touches (`TouchesV1`)"),
+        fields!(TouchesV1: chunks reserved)
+    );
 }
 
 #[test]
@@ -69,6 +74,7 @@ fn every_number_is_as_documented() {
         ("head max", HEAD_BYTES_MAX),
         ("pieces max", u64::from(PIECES_MAX)),
         ("condemned max", u64::from(CONDEMNED_MAX)),
+        ("touches max", u64::from(TOUCHES_MAX)),
     ];
     let code = code.map(|(name, value)| (name.to_owned(), value)).into();
     assert_eq!(FORMAT.numbers(), code);
@@ -87,6 +93,7 @@ fn every_magic_and_context_is_as_documented() {
         BoxKind::Body,
         BoxKind::Index,
         BoxKind::Condemned,
+        BoxKind::Touches,
     ];
     let magics = boxes.map(|kind| text(&kind.magic()));
     let forms = format!(
@@ -98,8 +105,8 @@ fn every_magic_and_context_is_as_documented() {
         text(&MAGIC),
         text(&TRAILER_MAGIC),
         format!(
-            "{}, {}, {} or {}",
-            magics[0], magics[1], magics[2], magics[3]
+            "{}, {}, {}, {} or {}",
+            magics[0], magics[1], magics[2], magics[3], magics[4]
         ),
         forms,
         format!("`{MASTER_CONTEXT}`"),

@@ -5,6 +5,7 @@ pub(crate) mod ids;
 pub(crate) mod manifest;
 pub(crate) mod pack;
 pub(crate) mod store;
+pub(crate) mod touches;
 
 use crate::keys::PIECE_SEAL_BYTES;
 

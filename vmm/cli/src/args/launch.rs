@@ -11,6 +11,7 @@ use nvvmm::spec::DiskSpec;
 
 use super::PoolOption;
 use super::net::NetArguments;
+use super::remote::PrefetchChoice;
 use crate::{completion, values, whole_number};
 
 pub(super) const RUN_EXAMPLES: &str = "\
@@ -92,12 +93,28 @@ Examples:
 /// `nvvmm restore`.
 #[derive(Debug, Args)]
 pub struct RestoreArguments {
-    /// Name of the snapshot
+    /// Name of the snapshot, or the URL of one in an object store, such as s3://bucket/team/base
+    ///
+    /// A VM of a URL runs at once, while its memory arrives. What the guest touches is fetched
+    /// first. The snapshot is in the pool when all of it has arrived, as after 'nvvmm pull'.
     #[arg(
-        value_parser = values::snapshot_name,
+        value_name = "SNAPSHOT",
+        value_parser = values::snapshot_or_url,
         add = ArgValueCandidates::new(completion::snapshots)
     )]
     pub snapshot: String,
+    /// Of a URL: name that the snapshot gets in the pool. The default is its name in the store
+    #[arg(long, value_name = "NAME", value_parser = values::new_snapshot_name)]
+    pub pulled_as: Option<String>,
+    /// Of a URL: the key in this file, with which the store was made
+    #[arg(long, value_name = "KEY-FILE")]
+    pub key: Option<PathBuf>,
+    /// Of a URL: memory that is fetched though the guest has not touched it
+    #[arg(long, value_enum)]
+    pub prefetch: Option<PrefetchChoice>,
+    /// The snapshot arrives from a store.
+    #[arg(skip)]
+    pub is_arriving: bool,
     /// Start so many VMs, 1 to 1000. With --name web their names are web-1, web-2, ...
     ///
     /// If one of them cannot be started, those that were started are ended again, and the command

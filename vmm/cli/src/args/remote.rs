@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
-use nvvmm_remote::{ObjectId, StoreUrl};
+use nvvmm_remote::{ObjectId, Prefetch, StoreUrl};
 
 use super::{JsonFlag, PoolOption};
 use crate::{completion, values, whole_number};
@@ -69,6 +69,39 @@ pub struct PushArguments {
     pub json: JsonFlag,
 }
 
+/// Memory that is fetched though the guest has not touched it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PrefetchChoice {
+    /// All of it, at first memory that a guest touched when the snapshot was first restored
+    #[default]
+    All,
+    /// Memory that a guest touched when the snapshot was first restored
+    Recorded,
+    /// None
+    None,
+}
+
+impl PrefetchChoice {
+    /// The choice in the words of the option.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Recorded => "recorded",
+            Self::None => "none",
+        }
+    }
+}
+
+impl From<PrefetchChoice> for Prefetch {
+    fn from(choice: PrefetchChoice) -> Self {
+        match choice {
+            PrefetchChoice::All => Self::All,
+            PrefetchChoice::Recorded => Self::Recorded,
+            PrefetchChoice::None => Self::None,
+        }
+    }
+}
+
 /// `nvvmm pull`.
 #[derive(Debug, Args)]
 pub struct PullArguments {
@@ -92,6 +125,22 @@ pub struct PullArguments {
         add = ArgValueCandidates::new(completion::snapshots),
     )]
     pub like: Option<String>,
+    /// Fetch what this VM lacks, which 'nvvmm restore URL' has started, after the process that
+    /// fetched has ended
+    #[arg(
+        long = "for",
+        value_name = "VM",
+        value_parser = values::vm_name,
+        add = ArgValueCandidates::new(completion::vms),
+        conflicts_with = "like",
+    )]
+    pub for_vm: Option<String>,
+    /// With --for: memory that is fetched though the guest has not touched it
+    #[arg(long, value_enum, requires = "for_vm")]
+    pub prefetch: Option<PrefetchChoice>,
+    /// The VM is still to be started.
+    #[arg(long, hide = true, requires = "for_vm")]
+    pub ahead: bool,
     /// Refuse a snapshot that stores more memory than this
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     pub limit: Option<u64>,

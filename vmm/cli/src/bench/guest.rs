@@ -16,7 +16,7 @@ use nvvmm::{
     control::SnapshotRequest,
     cow::CowError,
     ring::{Attempt, Ring, RingSettings},
-    vm::{Builder, RunningVm},
+    vm::{Arrivals, Builder, RunningVm},
 };
 use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::SnapshotId;
@@ -64,6 +64,7 @@ impl Guest {
             dirty_log: false,
             techniques: settings.techniques,
             cleaner: Arc::new(Cleaner::new(Arc::clone(settings.pool))),
+            arrivals: &Arrivals::default(),
             on_cow_failure: {
                 let failure = Arc::clone(&failure);
                 Arc::new(move |error| {

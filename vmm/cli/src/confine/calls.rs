@@ -43,13 +43,22 @@ pub enum Network {
     Clients,
 }
 
+/// The files that a process may use, where other rules do not forbid it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// Those that are there.
+    Opened,
+    /// New ones, too.
+    Made,
+}
+
 /// Restricts the process with the id `own` from now on, with all its threads.
-pub fn restrict(own: u32, network: Network) -> Result<(), NotRestricted> {
+pub fn restrict(own: u32, network: Network, files: Files) -> Result<(), NotRestricted> {
     let enosys = SeccompAction::Errno(libc::ENOSYS as u32);
     let (kill, allow) = (SeccompAction::KillProcess, SeccompAction::Allow);
     for (rules, otherwise, action) in [
         (killing(own, network)?, allow.clone(), kill),
-        (allowed(network)?, enosys, allow),
+        (allowed(network, files)?, enosys, allow),
     ] {
         let filter = SeccompFilter::new(rules, otherwise, action, ARCH)?;
         apply_filter_all_threads(&BpfProgram::try_from(filter)?)?;
@@ -262,6 +271,18 @@ const CLIENT: &[i64] = &[
     libc::SYS_recvmmsg,
 ];
 
+/// Calls that make files and give them other names.
+const MAKING: &[i64] = &[
+    libc::SYS_openat,
+    libc::SYS_link,
+    libc::SYS_linkat,
+    libc::SYS_rename,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+];
+
 fn killing(own: u32, network: Network) -> Result<Rules, BackendError> {
     let mut rules: Rules = KILLING.iter().map(|call| (*call, Vec::new())).collect();
     if network == Network::Clients {
@@ -283,7 +304,7 @@ fn killing(own: u32, network: Network) -> Result<Rules, BackendError> {
     Ok(rules)
 }
 
-fn allowed(network: Network) -> Result<Rules, BackendError> {
+fn allowed(network: Network, files: Files) -> Result<Rules, BackendError> {
     let mut rules: Rules = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
     if network == Network::Clients {
         rules.extend(CLIENT.iter().map(|call| (*call, Vec::new())));
@@ -308,6 +329,9 @@ fn allowed(network: Network) -> Result<Rules, BackendError> {
         libc::SYS_openat,
         vec![rule(2, SeccompCmpOp::MaskedEq(made), 0)?],
     );
+    if files == Files::Made {
+        rules.extend(MAKING.iter().map(|call| (*call, Vec::new())));
+    }
     // Limits are read, not set.
     let reading = rule(2, SeccompCmpOp::Eq, 0)?;
     rules.insert(libc::SYS_prlimit64, vec![reading]);

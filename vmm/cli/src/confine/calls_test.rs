@@ -10,7 +10,10 @@ fn no_call_is_in_both_lists() {
 #[test]
 fn both_filters_can_be_made() {
     for network in [Network::None, Network::Clients] {
-        for rules in [killing(1, network).unwrap(), allowed(network).unwrap()] {
+        for rules in [
+            killing(1, network).unwrap(),
+            allowed(network, Files::Made).unwrap(),
+        ] {
             let filter = SeccompFilter::new(
                 rules,
                 SeccompAction::Allow,

@@ -73,11 +73,17 @@ const LANDLOCK: ABI = ABI::V6;
 /// # Errors
 /// [`ErrorKind::HostLacks`] when the kernel has no seccomp filters.
 pub fn to_pool(pool: &Path) -> Result<(), VmError> {
-    confine(Some(pool), &[], calls::Network::None)
+    confine(Some(pool), &[], None, calls::Network::None)
 }
 
-/// Confines this process to the pool and to reading these files, and below these directories.
-fn confine(pool: Option<&Path>, read: &[PathBuf], network: calls::Network) -> Result<(), VmError> {
+/// Confines this process to the pool, to reading these files, and below these directories, and to
+/// making files in `makes`.
+fn confine(
+    pool: Option<&Path>,
+    read: &[PathBuf],
+    makes: Option<&Path>,
+    network: calls::Network,
+) -> Result<(), VmError> {
     let failed = |what: &dyn std::fmt::Display| {
         VmError::new(
             ErrorKind::HostLacks,
@@ -86,11 +92,16 @@ fn confine(pool: Option<&Path>, read: &[PathBuf], network: calls::Network) -> Re
         .with_remedy("use a kernel with CONFIG_SECCOMP_FILTER; 'nvvmm doctor' shows what it has")
     };
     set_dumpable(false).map_err(|e| failed(&e))?;
-    let files = restrict_files(pool, read, network).map_err(|e| failed(&e))?;
+    let files = restrict_files(pool, read, makes, network).map_err(|e| failed(&e))?;
     if files == RulesetStatus::NotEnforced {
         tracing::info!("this kernel has no Landlock: only system calls are restricted");
     }
-    calls::restrict(std::process::id(), network).map_err(|e| failed(&e))?;
+    // Without Landlock files would be made anywhere.
+    let files = match makes.is_some() && files != RulesetStatus::NotEnforced {
+        true => calls::Files::Made,
+        false => calls::Files::Opened,
+    };
+    calls::restrict(std::process::id(), network, files).map_err(|e| failed(&e))?;
     #[cfg(debug_assertions)]
     trial::try_what_is_asked();
     Ok(())
@@ -105,6 +116,8 @@ pub enum Reach {
         path: PathBuf,
         /// True if files in it are made and removed.
         writes: bool,
+        /// A directory in it, the only one in which files are made.
+        makes: Option<PathBuf>,
     },
     /// Servers on the network, and what finding and trusting them takes.
     Network,
@@ -121,10 +134,13 @@ pub enum Reach {
 pub fn to_store(store: &Reach, pool: Option<&Path>) -> Result<(), VmError> {
     match store {
         Reach::Directory { writes: true, .. } => Ok(()),
-        Reach::Directory { path, .. } => {
-            confine(pool, std::slice::from_ref(path), calls::Network::None)
-        }
-        Reach::Network => confine(pool, &files_of_networks(), calls::Network::Clients),
+        Reach::Directory { path, makes, .. } => confine(
+            pool,
+            std::slice::from_ref(path),
+            makes.as_deref(),
+            calls::Network::None,
+        ),
+        Reach::Network => confine(pool, &files_of_networks(), None, calls::Network::Clients),
     }
 }
 
@@ -144,6 +160,7 @@ fn files_of_networks() -> Vec<PathBuf> {
 fn restrict_files(
     pool: Option<&Path>,
     read: &[PathBuf],
+    makes: Option<&Path>,
     network: calls::Network,
 ) -> Result<RulesetStatus, RulesetError> {
     let of_pool =
@@ -161,7 +178,10 @@ fn restrict_files(
     let facts = FACTS.iter().map(Path::new);
     let facts = facts.chain(read.iter().map(PathBuf::as_path));
     let facts = facts.map(|fact| (fact, of_fact));
-    for (path, rights) in facts.chain(pool.map(|pool| (pool, of_pool))) {
+    let of_made = of_fact | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile;
+    let makes = makes.map(|directory| (directory, of_made));
+    let of_pool = pool.map(|pool| (pool, of_pool));
+    for (path, rights) in facts.chain(of_pool).chain(makes) {
         // A fact that is not there is not read; for a pool that is not there its opening fails.
         let Ok(file) = PathFd::new(path) else {
             continue;

@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 
 use nvvmm::checkpoint::report::{RamCounters, RestoreReport};
+use nvvmm::control::arriving::ArrivingStatus;
 use nvvmm::control::life::Life;
 use nvvmm::control::message;
 use nvvmm::control::{DiskStatus, NetStatus, SandboxStatus, VmOrigin, VmStatus};
@@ -20,8 +21,9 @@ pub struct Vm {
     pub vm: String,
     /// Process id of the VM process, if it is known.
     pub pid: Option<u32>,
-    /// State: booting, running, paused, no-space, waiting, spare or stopping. Of a VM that does not
-    /// answer: starting, silent, stopped or unreachable. Of a VM that has ended: ended.
+    /// State: booting, running, paused, no-space, waiting, fetching, store-away, spare or stopping.
+    /// Of a VM that does not answer: starting, silent, stopped or unreachable. Of a VM that has
+    /// ended: ended.
     pub state: String,
     /// Reason for the state, or a warning, if there is something to say.
     pub notice: Option<String>,
@@ -54,6 +56,8 @@ pub struct Vm {
     pub snapshots_taken: Option<Vec<String>>,
     /// The ring of checkpoints that was begun last.
     pub ring: Option<Ring>,
+    /// Memory that has not arrived from an object store; null once all has, and for other VMs.
+    pub arriving: Option<Arriving>,
     /// Layers that confine the VM process.
     pub sandbox: Option<Sandbox>,
     /// End of a VM that has ended.
@@ -82,6 +86,7 @@ impl Vm {
             restore: status.restore.as_ref().map(Restore::of),
             snapshots_taken: Some(status.snapshots_taken.clone()),
             ring: { status.ring.as_ref() }.map(|ring| Ring::of(&status.name, ring)),
+            arriving: status.arriving.as_ref().map(Arriving::of),
             sandbox: status.sandbox.map(Sandbox::of),
             end: None,
         }
@@ -127,8 +132,28 @@ impl Vm {
             restore: None,
             snapshots_taken: None,
             ring: None,
+            arriving: None,
             sandbox: None,
             end: None,
+        }
+    }
+}
+
+/// Memory that has not arrived.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Arriving {
+    /// Memory that is still to come, at most.
+    pub lacking_bytes: u64,
+    /// Reason why none comes for now, if there is one.
+    pub away: Option<String>,
+}
+
+impl Arriving {
+    fn of(status: &ArrivingStatus) -> Self {
+        Self {
+            lacking_bytes: status.lacking_bytes,
+            away: status.away.clone(),
         }
     }
 }

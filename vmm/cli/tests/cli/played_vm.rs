@@ -109,6 +109,7 @@ impl VmControl for Played {
             nets: Vec::new(),
             snapshots_taken: Vec::new(),
             ring: None,
+            arriving: None,
             sandbox: None,
             reboot_count: 0,
             has_agent: false,

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     cow::{
-        Budget, CHUNK_SIZE_BYTES, CopiedAhead, CowEngine, CowError, RamOrigin, RewindTo, ShareSet,
-        Still,
+        Arrival, Budget, CHUNK_SIZE_BYTES, CopiedAhead, CowEngine, CowError, RamOrigin, RewindTo,
+        ShareSet, Still,
         chunk_table::ChunkTable,
         counters::{Counters, lock},
         error::os,
@@ -63,6 +63,10 @@ impl CowEngine for PrivateEngine {
 
     fn uffd(&self) -> &Uffd {
         &self.uffd
+    }
+
+    fn arrival(&self) -> Option<Arc<Arrival>> {
+        self.origin().arrival().cloned()
     }
 
     fn counters(&self) -> RamCounters {
@@ -249,7 +253,7 @@ impl PrivateEngine {
         let uffd = Uffd::open()?;
         let counters = Counters::starting_with(origin.frames_mapped());
         let reservation = ram.reservation();
-        let held = matches!(origin, RamOrigin::Snapshot { .. });
+        let held = !matches!(origin, RamOrigin::Empty);
         if held {
             uffd.register_missing(reservation.start(), reservation.size_bytes())
                 .map_err(os("hold first touches of guest RAM"))?;

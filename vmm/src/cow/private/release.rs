@@ -21,6 +21,10 @@ impl PrivateEngine {
     pub(super) fn release_chunk(&self, index: ChunkIndex) -> Result<u32, CowError> {
         let mut chunk = lock(self.table.get(index));
         let dirty = chunk.dirty;
+        // It is not worth fetching.
+        if !self.origin().is_here(index) {
+            return Ok(0);
+        }
         let known = self.know(index, &mut chunk)?;
         let present = known.map.present();
         if known.mapped {

@@ -19,7 +19,8 @@ use super::{
 };
 use crate::{
     cow::{
-        Budget, CopiedAhead, CowEngine, CowError, RamOrigin, RewindTo, ShareSet, Still, Techniques,
+        Arrival, Budget, CopiedAhead, CowEngine, CowError, RamOrigin, RewindTo, ShareSet, Still,
+        Techniques,
         counters::{Counters, lock},
         error::os,
         frames::runs,
@@ -87,6 +88,10 @@ impl CowEngine for RedirectEngine {
 
     fn uffd(&self) -> &Uffd {
         self.mapping.uffd()
+    }
+
+    fn arrival(&self) -> Option<Arc<Arrival>> {
+        self.chunks.origin().arrival().cloned()
     }
 
     fn counters(&self) -> RamCounters {

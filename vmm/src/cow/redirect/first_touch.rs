@@ -204,6 +204,10 @@ impl RedirectEngine {
         let last = index.get().saturating_add(along).min(self.mapping.chunks());
         let mut others = Vec::new();
         for (number, next) in (first.get() + 1..).zip(index.get() + 1..last) {
+            // What arrives is recorded in the order in which the guest touches it.
+            if self.chunks.origin().arrival().is_some() {
+                break;
+            }
             let Ok(mut live) = self.chunks.get(ChunkIndex::new(next)).try_lock() else {
                 break;
             };
@@ -313,7 +317,8 @@ impl RedirectEngine {
         };
         let _not_sharing = self.not_sharing();
         // A probe ends what is prepared: it shows whether the guest still writes all.
-        if index.get() >= self.mapping.chunks() || is_probe(streak) {
+        let is_here = || self.chunks.origin().is_here(index);
+        if index.get() >= self.mapping.chunks() || is_probe(streak) || !is_here() {
             lock(&self.touches.queue).clear();
             return Ok(false);
         }

@@ -23,6 +23,10 @@ impl RedirectEngine {
     pub(super) fn release_chunk(&self, index: ChunkIndex) -> Result<u32, CowError> {
         let _not_sharing = self.not_sharing();
         let live = &mut *lock(self.chunks.get(index));
+        // It is not worth fetching.
+        if !self.chunks.origin().is_here(index) {
+            return Ok(0);
+        }
         let known = self.chunks.know(index, live)?;
         let backed = known.backed().count();
         // A copy that was made ahead of the first touch belongs to whoever made it.

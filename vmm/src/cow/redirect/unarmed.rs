@@ -370,8 +370,7 @@ impl RedirectEngine {
             look.found |= pages > 0;
             if pages > 0 && known.note_seen(pages) == pages {
                 match self.reconcile_counted(index, known) {
-                    Err(CowError::NoSpace(Lack::Blocks | Lack::Medium | Lack::Kernel)) | Ok(()) => {
-                    }
+                    Err(CowError::NoSpace(_)) | Ok(()) => {}
                     Err(other) => return Err(other),
                 }
             }
