@@ -178,6 +178,18 @@ fn a_hook_that_takes_too_long_is_hung_up_on_and_those_begun_go_on() {
     );
 }
 
+#[test]
+fn a_hook_that_misses_the_first_hang_up_is_hung_up_on_again() {
+    let guest = Guest::new();
+    // As a program does that is just beginning.
+    let deaf = "trap '' HUP; sleep 3; trap - HUP; exec sleep 600";
+    guest.hook("10-a", 0o755, &format!("[ $1 = after ] || {{ {deaf}; }}"));
+    let agent = guest.agent();
+    SnapshotHooks::before(&guest.paths(), "s1", SHORT).unwrap_err();
+    agent.join().unwrap();
+    assert_eq!(guest.log(), "10-a before s1\n10-a after s1\n");
+}
+
 /// So it is in a restored copy, and when the command is killed.
 #[test]
 fn a_stream_that_breaks_has_the_hooks_go_on() {
