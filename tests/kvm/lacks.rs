@@ -2,8 +2,8 @@
 //! asked of the VM is refused or done, and its memory stays exact.
 //!
 //! Each test goes through the requests that an operation makes: the first is refused, then the
-//! second, until the operation makes no more. In the gate it is every other one, the odd or the even
-//! ones.
+//! second, until the operation makes no more. In the gate it is every other one: the odd ones, or
+//! the even ones.
 
 use std::{
     fs,

@@ -11,8 +11,8 @@ use crate::region::sim::{Lie, Random, Undone};
 
 /// States that are looked at before a lie counts as not found.
 const STATES: u64 = 60_000;
-/// The first history that is run without a duty: both were first found by it when all before it were
-/// run, too.
+/// The first history that is run without a duty: it was the one that found both when all before it
+/// were run, too.
 const SOON: u64 = 4;
 
 fn assert_found(lie: &Lie) -> String {

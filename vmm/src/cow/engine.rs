@@ -64,7 +64,8 @@ pub trait CowEngine: Debug + Send + Sync {
         Ok(false)
     }
 
-    /// Time after which [`CowEngine::work_ahead`] may have something to do, though no access is held.
+    /// Time after which [`CowEngine::work_ahead`] may have something to do, though no access is
+    /// held.
     fn work_due(&self) -> Duration {
         Duration::MAX
     }

@@ -17,7 +17,7 @@ use crate::cow::{
     counters::{Counters, lock},
 };
 
-/// Chunks made ready while the guest waits for one of them: the kernel takes nearly as long for one.
+/// Chunks made ready while the guest waits for one: the kernel takes nearly as long for one alone.
 const READY_FOR_FAULT: RangeInclusive<u32> = 4..=8;
 /// Chunks made ready for frames that are written in epoch after epoch, unless there are some.
 pub(super) const READY_FOR_HOT: u32 = 8;

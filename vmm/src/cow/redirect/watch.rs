@@ -2,9 +2,9 @@
 //! and more of them are written, and those of which the guest has written a part are copied as a
 //! whole, to a huge page.
 //!
-//! For example, a guest writes to all of its memory in an order that looks random. The kernel copies
-//! one page of 4 KiB for each write, and the guest meets one fault of the host's page tables for
-//! each. A copy of the whole chunk costs less than faults for a tenth of its pages.
+//! For example, a guest writes to all of its memory in an order that looks random. The kernel
+//! copies one page of 4 KiB for each write, and the guest meets one fault of the host's page tables
+//! for each. A copy of the whole chunk costs less than faults for a tenth of its pages.
 //!
 //! A look reads the page map of all such chunks. It is repeated soon while it finds much that is
 //! new, and ever more seldom where it does not.
@@ -23,8 +23,8 @@ use crate::cow::{
     counters::{Counters, lock},
 };
 
-/// Private pages of a chunk from which on all of it is copied to a huge page, where the guest writes
-/// to many chunks: it copies no more than 16 times what the guest wrote.
+/// Private pages of a chunk from which on all of it is copied to a huge page, where the guest
+/// writes to many chunks: it copies no more than 16 times what the guest wrote.
 const DENSE_PAGES: u32 = CHUNK_FRAMES / 16;
 /// Chunks with so many pages that are many. A copy of a VM that writes a mebibyte stays below.
 const DENSE_CHUNKS: u32 = 16;

@@ -34,8 +34,8 @@ fn restored(pool: &Arc<Pool>) -> Option<Vm> {
     on.then_some(vm)
 }
 
-/// Frames of the first `chunks` chunks, `pages` of each, in an order that goes from one chunk to the
-/// next.
+/// Frames of the first `chunks` chunks, `pages` of each, in an order that goes from one chunk to
+/// the next.
 fn here_and_there(chunks: u64, pages: u32) -> impl Iterator<Item = u64> {
     let chunk_frames = u64::from(CHUNK_FRAMES);
     (0..u64::from(pages)).flat_map(move |page| {
