@@ -13,8 +13,8 @@
 //! later. So several chunks are asked for at once, and no chunk twice.
 //!
 //! A virtual host may first have to get the memory from its own hypervisor: 6 ms for 2 MiB was
-//! seen, and small pages take as long there. An answer that took longer than that counts like a refusal
-//! for the next needs: the kernel then moves pages about to make room for a large one.
+//! seen, and small pages take as long there. An answer that took longer than that counts like a
+//! refusal for the next needs: the kernel then moves pages about to make room for a large one.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

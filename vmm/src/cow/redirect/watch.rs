@@ -45,7 +45,7 @@ pub(super) struct Watch {
     every: Duration,
     /// The chunk at which the look under way goes on.
     next: Option<ChunkIndex>,
-    /// What the look under way, and the last one, have found, and the time that it took.
+    /// Results of the look under way, and of the last one.
     now: Found,
     last: Found,
     /// Chunks that were left to the kernel at the last look.
@@ -58,6 +58,7 @@ struct Found {
     pages: u32,
     left_pages: u32,
     dense_chunks: u32,
+    /// Time that the look took.
     took: Duration,
 }
 
