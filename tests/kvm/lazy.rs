@@ -2,7 +2,7 @@
 //! memory of the snapshot whatever the store does.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -107,18 +107,16 @@ fn wait_for_all(vm: &Vm<'_>) {
     wait_until("all memory", || vm.status()["arriving"].is_null());
 }
 
-/// Processes of this installation that fetch.
-fn fetchers(host: &Host) -> Vec<i32> {
-    let runtime = host.runtime().to_str().unwrap().to_owned();
+/// Processes that fetch from this store.
+fn fetchers(store: &Store) -> Vec<i32> {
+    let url = store.path_url();
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    // All else that /proc has of a confined process is root's.
     let is_fetcher = |pid: &i32| {
-        let read = |file: &str| {
-            std::fs::read(Path::new("/proc").join(pid.to_string()).join(file)).unwrap_or_default()
-        };
-        let (line, environment) = (read("cmdline"), read("environ"));
-        String::from_utf8_lossy(&line).contains("--ahead")
-            && String::from_utf8_lossy(&environment).contains(&runtime)
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        line.contains("--ahead") && line.contains(&url)
     };
     pids.filter(is_fetcher).collect()
 }
@@ -337,7 +335,7 @@ fn whoever_dies_in_the_middle_loses_nothing() {
     let host = Host::new(320);
     let mut vm = host.restore(&store.path_url(), &["--prefetch", "none"]);
     vm.ask("touch 8 read");
-    let fetching = fetchers(&host);
+    let fetching = fetchers(&store);
     assert_eq!(fetching.len(), 1);
     fetching.into_iter().for_each(end);
     writeln_to(&mut vm, "digest all");
@@ -353,7 +351,7 @@ fn whoever_dies_in_the_middle_loses_nothing() {
     let host = Host::new(320);
     let mut vm = host.restore(&store.path_url(), &["--prefetch", "none"]);
     vm.ask("touch 16 read");
-    let fetching = fetchers(&host);
+    let fetching = fetchers(&store);
     vm.kill();
     fetching.into_iter().for_each(wait_gone);
     let listed = host.json(&["snapshots"]);
@@ -398,7 +396,7 @@ fn a_death_at_a_fault_point_leaves_the_pool_in_order() {
         println!("{point}: {}", restored.stderr);
         let pid = host.json(&["ps"])[0]["pid"].as_i64();
         pid.into_iter().for_each(|pid| end(pid as i32));
-        fetchers(&host).into_iter().for_each(wait_gone);
+        fetchers(&store).into_iter().for_each(wait_gone);
         host.assert_pool_clean();
         let status = host.pool_status();
         assert_eq!(status["leased_bytes"], 0, "{point}: {status}");
