@@ -97,9 +97,10 @@ impl Holder {
         if !self.stale.kept().chunks.is_empty() || !region.may_make_one_page() {
             return Ok(());
         }
+        let count = region.pages_at_once(count.min(KEPT_MAX));
         let mut fresh = Vec::new();
         let leased = loop {
-            if fresh.len() >= count.min(KEPT_MAX) {
+            if fresh.len() >= count {
                 break Ok(());
             }
             match self.leases.lease_unprovided(false) {

@@ -32,6 +32,10 @@ const PASS_OVER_MAX: u32 = 4096;
 /// Longest time in which memory for a huge page is found where the kernel moves no pages about.
 const WORTH: Duration = Duration::from_millis(8);
 
+/// Time for a huge page from which on it is the memory that takes long, and not the call: pages are
+/// asked for one by one then, so that nobody waits for several.
+const SLOW: Duration = Duration::from_millis(1);
+
 /// Asks the kernel for huge pages, and remembers its answers.
 #[derive(Debug)]
 pub(super) struct HugePages {
@@ -41,6 +45,8 @@ pub(super) struct HugePages {
     /// Needs that were passed over after the last refusal.
     span: AtomicU32,
     made: AtomicU64,
+    /// True if the last page took long.
+    slow: AtomicBool,
     /// Offsets of chunks that became a huge page. Another process may have split it meanwhile: that
     /// costs time and nothing else.
     known: Mutex<BTreeSet<u64>>,
@@ -53,6 +59,7 @@ impl HugePages {
             left: AtomicU32::new(0),
             span: AtomicU32::new(0),
             made: AtomicU64::new(0),
+            slow: AtomicBool::new(false),
             known: Mutex::default(),
         }
     }
@@ -77,6 +84,14 @@ impl HugePages {
         self.wanted.load(Ordering::Relaxed) && self.left.load(Ordering::Relaxed) == 0
     }
 
+    /// Chunks that are best asked for at once, of `wanted`.
+    pub(super) fn at_once(&self, wanted: usize) -> usize {
+        match self.slow.load(Ordering::Relaxed) {
+            true => wanted.min(1),
+            false => wanted,
+        }
+    }
+
     /// Makes the chunks of a range one page each, by a call of `collapse`, which returns the time
     /// that it took. Returns true if they are.
     pub(super) fn make(
@@ -98,6 +113,7 @@ impl HugePages {
             made += 1;
         }
         self.made.fetch_add(u64::from(made), Ordering::Relaxed);
+        self.slow.store(took > SLOW * made, Ordering::Relaxed);
         if took > WORTH * made {
             self.ask_less();
         } else {

@@ -49,9 +49,12 @@ fn a_chunk_is_forgotten_when_a_part_of_it_is_punched() {
 #[test]
 fn after_a_slow_answer_needs_are_passed_over_though_the_page_is_there() {
     let pages = HugePages::new();
+    assert!(pages.make(0..4 * CHUNK_SIZE_BYTES, || Ok(4 * SLOW)));
+    assert_eq!(pages.at_once(8), 8);
     assert!(pages.make(0..4 * CHUNK_SIZE_BYTES, || Ok(4 * WORTH)));
     assert!(pages.may_ask(), "it was worth it");
+    assert_eq!((pages.at_once(8), pages.at_once(0)), (1, 0));
     assert!(pages.make(0..4 * CHUNK_SIZE_BYTES, || Ok(5 * WORTH)));
     assert!(pages.is_known(3 * CHUNK_SIZE_BYTES) && !pages.may_ask());
-    assert_eq!(pages.made(), 8);
+    assert_eq!(pages.made(), 12);
 }

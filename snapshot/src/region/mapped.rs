@@ -378,6 +378,10 @@ impl Region for MappedRegion {
         self.medium == Medium::Tmpfs && self.huge.may_ask()
     }
 
+    fn pages_at_once(&self, wanted: usize) -> usize {
+        self.huge.at_once(wanted)
+    }
+
     fn is_likely_to_make_one_page(&self) -> bool {
         self.medium == Medium::Tmpfs && self.huge.are_likely()
     }

@@ -160,6 +160,11 @@ pub(crate) trait Region: Send + Sync {
         false
     }
 
+    /// Chunks of which `make_one_page` is best called at once, of `wanted`.
+    fn pages_at_once(&self, wanted: usize) -> usize {
+        wanted
+    }
+
     /// True if `make_one_page` may make one page of a chunk: the medium has not refused it lately.
     fn is_likely_to_make_one_page(&self) -> bool {
         false
