@@ -1,7 +1,7 @@
 //! Records of first touches: which memory of a snapshot a guest needs at first. The first host that
 //! restores a snapshot while it arrives writes one, and all others fetch in that order.
 //!
-//! It is a hint. A record that is damaged, or cannot be read or written, is like none.
+//! The record is a hint: one that is damaged, or cannot be read or written, is like none.
 
 use nvvmm_snapshot::ChunkIndex;
 

@@ -1,7 +1,8 @@
 //! A VM whose memory arrives: it listens to the process that fetches.
 //!
-//! What that process says is believed as far as the pool shows it: the file must have the identity
-//! of the snapshot that the VM is built of. Whoever can write to the pool can write to its guests.
+//! The words of that process are believed as far as the pool shows it: the file must have the
+//! identity of the snapshot that the VM is built of. Whoever can write to the pool can write to its
+//! guests.
 
 use std::{
     io::{ErrorKind::WouldBlock, Read, Write},

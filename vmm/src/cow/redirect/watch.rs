@@ -119,7 +119,9 @@ impl RedirectEngine {
     }
 
     fn watches(&self) -> bool {
-        !self.chunks.are_reconciled() && self.placement.huge_pages_are_likely()
+        self.prediction.copies_densely()
+            && !self.chunks.are_reconciled()
+            && self.placement.huge_pages_are_likely()
     }
 
     /// Copies chunks as a whole of which the guest has written a part, while it writes to many.
@@ -166,11 +168,7 @@ impl RedirectEngine {
     }
 
     fn copies_left(&self, known: &KnownChunk) -> Result<bool, CowError> {
-        Ok(
-            self.prediction.copies_densely()
-                && known.backed().is_full()
-                && self.makes_one_page()?,
-        )
+        Ok(known.backed().is_full() && self.makes_one_page()?)
     }
 
     /// Copies a chunk that was left to the kernel, and of which the guest has written `pages`.
