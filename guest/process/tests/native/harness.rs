@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,16 @@ pub fn spawn_alone(command: &mut Command) -> i32 {
     }
     let _alone = one_at_a_time();
     command.spawn().expect("a program starts").id() as i32
+}
+
+/// Runs a program to its end.
+pub fn output_of(command: &mut Command) -> std::io::Result<Output> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = {
+        let _alone = one_at_a_time();
+        command.spawn()?
+    };
+    child.wait_with_output()
 }
 
 /// A process that runs a scenario.

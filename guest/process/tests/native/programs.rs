@@ -13,7 +13,7 @@ use nvvmm_process::{
 };
 use tempfile::TempDir;
 
-use crate::harness::{can_run, one_at_a_time, spawn_alone};
+use crate::harness::{can_run, one_at_a_time, output_of, spawn_alone};
 use crate::workloads;
 
 /// Time that it has computed when it is captured.
@@ -61,7 +61,7 @@ pub fn goes_on(program: &[&str], input: &[u8]) {
     if !can_run() {
         return;
     }
-    if Command::new(program[0]).arg("--version").output().is_err() {
+    if output_of(Command::new(program[0]).arg("--version")).is_err() {
         eprintln!("SKIPPED: {} is not here", program[0]);
         return;
     }

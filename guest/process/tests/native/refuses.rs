@@ -4,7 +4,9 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 
 use nvvmm_process::image::What;
-use nvvmm_process::{CaptureOptions, Error, FreezeEnd, Image, RestartOptions, restart};
+use nvvmm_process::{
+    CaptureOptions, CopiedPages, Error, FreezeEnd, Image, RestartOptions, Restarted, restart,
+};
 
 use crate::for_each_refusal;
 use crate::harness::{Subject, can_run, one_at_a_time};
@@ -30,6 +32,13 @@ fn refused(scenario: &str, place: &str, reason: &str) {
         );
     }
     subject.finish();
+}
+
+/// Restarts it. A process that another test forks meanwhile would have the files of the restart
+/// open for a moment, and their locks.
+fn restart_alone(image: &Image, pages: &mut CopiedPages) -> Result<Restarted, Error> {
+    let _alone = one_at_a_time();
+    restart(image, &RestartOptions::default(), None, pages)
 }
 
 /// The text of the refusal.
@@ -122,6 +131,8 @@ fn restart_without_a_lock() {
     let (image, mut pages) = captured.unwrap_or_else(|error| panic!("capture: {error}"));
     subject.reap_killed(&image);
     for name in ["whole", "r", "own"] {
+        // A process that another test has just forked has this lock, and those of the restart.
+        let _alone = one_at_a_time();
         let file = std::fs::File::options()
             .read(true)
             .write(true)
@@ -166,7 +177,7 @@ fn restart_without_an_address() {
     let path = subject.path("socket");
     std::fs::remove_file(&path).expect("a socket");
     let other = UnixListener::bind(&path).expect("a socket");
-    let mut again = |image: &Image| restart(image, &RestartOptions::default(), None, &mut pages);
+    let mut again = |image: &Image| restart_alone(image, &mut pages);
     expect_refusal(again(&image), "which somebody else has now");
     assert!(path.exists(), "it removed another's socket");
     drop(other);
@@ -184,7 +195,7 @@ fn restart_without_an_address() {
     });
     let port = ports.next().expect("a port");
     let other = TcpListener::bind(("127.0.0.1", port)).expect("the port");
-    let refused = restart(&image, &RestartOptions::default(), None, &mut pages);
+    let refused = restart_alone(&image, &mut pages);
     expect_refusal(refused, "its socket: somebody else has it now");
     drop(other);
     subject.restart(&image, &mut pages);
@@ -201,7 +212,7 @@ fn restart_elsewhere() {
     let mut subject = Subject::start("mapped-file");
     let captured = subject.capture(CaptureOptions::default(), FreezeEnd::Thaw);
     let (mut image, mut pages) = captured.unwrap_or_else(|error| panic!("capture: {error}"));
-    let mut again = |image: &Image| restart(image, &RestartOptions::default(), None, &mut pages);
+    let mut again = |image: &Image| restart_alone(image, &mut pages);
     expect_refusal(again(&image), "cannot have its number back: it is in use");
     subject.kill();
     std::fs::write(subject.path("mapped"), vec![2; 4096]).expect("a file");
@@ -230,7 +241,7 @@ fn restart_in_another_boot() {
     file.set_modified(modified.expect("its time"))
         .expect("its time");
     std::fs::rename(&copy, &mapped).expect("a replacement");
-    let refused = restart(&image, &RestartOptions::default(), None, &mut pages);
+    let refused = restart_alone(&image, &mut pages);
     expect_refusal(refused, "mapped, which was changed, replaced or deleted");
     image.boot.push_str("-other");
     subject.restart(&image, &mut pages);

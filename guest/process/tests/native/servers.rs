@@ -16,7 +16,7 @@ use nvvmm_process::{
     CaptureOptions, CopiedPages, FreezeEnd, RestartOptions, check, freeze_and_capture, restart,
 };
 
-use crate::harness::{can_run, one_at_a_time, spawn_alone};
+use crate::harness::{can_run, one_at_a_time, output_of, spawn_alone};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const RESTARTS: u32 = 3;
@@ -228,7 +228,8 @@ fn postgresql_with_sessions() {
     let directory = directory();
     let data = directory.path().join("data");
     let data = data.to_str().expect("a path");
-    let made = Command::new(initdb)
+    let mut initdb = Command::new(initdb);
+    initdb
         .args([
             "-D",
             data,
@@ -242,9 +243,8 @@ fn postgresql_with_sessions() {
         .current_dir("/")
         .env_clear()
         .uid(NOBODY)
-        .gid(NOBODY)
-        .output()
-        .expect("initdb");
+        .gid(NOBODY);
+    let made = output_of(&mut initdb).expect("initdb");
     assert!(made.status.success(), "{made:?}");
     let port = free_port();
     let number = port.to_string();
