@@ -42,6 +42,7 @@ mod never_run;
 mod other_user;
 mod pool_disks;
 mod remote;
+mod replicate;
 mod rewind;
 mod ring;
 mod sandbox;

@@ -77,6 +77,7 @@ impl VmControl for CountingVm {
             snapshots_taken: Vec::new(),
             ring: None,
             arriving: None,
+            replica: None,
             sandbox: None,
             reboot_count: 0,
             has_agent: false,
