@@ -93,12 +93,16 @@ fn each_command_that_parses_what_others_wrote_is_confined() {
     let image = image.to_str().unwrap();
     let url = format!("file://{}", world.path("").display());
     let store = url.trim_end_matches('/');
+    let within = format!("{store}/store");
     let snapshot = format!("{store}/a");
     for arguments in [
         &["receive"][..],
         &["pull", &snapshot],
         &["remote", "ls", store],
         &["remote", "verify", store],
+        &["remote", "rm", store, "a"],
+        &["remote", "gc", store],
+        &["push", "a", &within],
         &["disk", "import", image, "--name", "x"],
         &["disk", "export", "nothing", core],
         &["disk", "export", "nothing", "-"],
