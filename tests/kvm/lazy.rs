@@ -214,6 +214,17 @@ fn what_a_guest_touches_comes_first_and_is_recorded() {
     });
     assert!(arriving(&vm) >= lacking - (12 << 20));
     vm.stop();
+    // One that is to record anew has its own order kept.
+    let record = || {
+        let mut all = store.path("store/touches").read_dir().unwrap();
+        std::fs::read(all.next().unwrap().unwrap().path()).unwrap()
+    };
+    let before = record();
+    let third = store.host();
+    let mut vm = third.restore(URL, &["--record"]);
+    vm.ask("touch 32 read");
+    wait_until("the record", || record().len() > before.len());
+    vm.stop();
     other
         .run(&[
             "remote",

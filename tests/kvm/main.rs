@@ -25,6 +25,7 @@ mod gaps;
 mod grow;
 mod guest_log;
 mod host_lacks;
+mod hosts;
 mod identity;
 mod inspect;
 mod instant;

@@ -58,7 +58,12 @@ struct Shared {
 impl FaultyServer {
     /// Serves the bucket `b`, whose objects are the files below `directory`.
     pub fn start(directory: &Path) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self::start_at(directory, "127.0.0.1")
+    }
+
+    /// Does so at an address of this host.
+    pub fn start_at(directory: &Path, address: &str) -> Self {
+        let listener = TcpListener::bind((address, 0)).expect("a port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
@@ -236,7 +241,8 @@ impl Shared {
                 None => "200 OK",
             },
             head: format!(
-                "ETag: \"1\"\r\nLast-Modified: {}\r\nContent-Range: bytes {from}-{last}/{total}\r\n",
+                "ETag: \"1\"\r\nLast-Modified: {}\r\n\
+                 Content-Range: bytes {from}-{last}/{total}\r\n",
                 moment(faults).0
             ),
             body: bytes,

@@ -2,8 +2,8 @@
 //!
 //!     faulty-server DIRECTORY LATENCY-MS
 //!
-//! Prints the server's URL. Answers each line of its input with three numbers: bytes of objects sent
-//! and received so far, and requests. Ends with its input.
+//! Prints the server's URL. Answers each line of its input with three numbers: bytes of objects
+//! sent and received so far, and requests. Ends with its input.
 
 use std::path::Path;
 use std::process::ExitCode;

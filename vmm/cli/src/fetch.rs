@@ -149,7 +149,10 @@ pub fn run(arguments: &PullArguments, vm: &str) -> Result<(), VmError> {
             }
             pulled
         }
-        Begun::Arriving(arrival) => {
+        Begun::Arriving(mut arrival) => {
+            if arguments.record {
+                arrival.record_anew();
+            }
             if target.is_to_come {
                 tell_command(Beginning::Arriving)?;
                 let streams = [dup2_stdin(&null), dup2_stdout(&null), dup2_stderr(&null)];

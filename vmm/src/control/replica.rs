@@ -33,7 +33,7 @@ impl ReplicaStatus {
     }
 }
 
-/// What was told last, and when.
+/// The status that was told last, and when.
 #[derive(Clone, Debug)]
 pub struct ToldReplica {
     status: ReplicaStatus,
@@ -41,7 +41,7 @@ pub struct ToldReplica {
 }
 
 impl ToldReplica {
-    /// What is told now.
+    /// A status that is told now.
     pub fn now(status: ReplicaStatus) -> Self {
         Self {
             status,

@@ -71,12 +71,12 @@ pub struct PushArguments {
 }
 
 pub(super) const REPLICATE_HELP: &str = "\
-Each replica is a snapshot of the VM in the store, with a name such as web@replica-00000007. What a \
-lost host costs is the lag: at most --every and the time of a push. It is in each line, in \
+Each replica is a snapshot of the VM in the store, with a name such as web@replica-00000007. What \
+a lost host costs is the lag: at most --every and the time of a push. It is in each line, in \
 'nvvmm ps' and in 'nvvmm stats'.
 
-While the store is away, this command goes on trying, and tells how the lag grows. It ends when the \
-VM ends, by Ctrl-C and by SIGTERM.
+While the store is away, this command goes on trying, and tells how the lag grows. It ends when \
+the VM ends, by Ctrl-C and by SIGTERM.
 
 Examples:
   nvvmm replicate web s3://bucket/web --every 5s --keep 20 --key key
@@ -198,6 +198,10 @@ pub struct PullArguments {
     /// With --for: memory that is fetched though the guest has not touched it
     #[arg(long, value_enum, requires = "for_vm")]
     pub prefetch: Option<PrefetchChoice>,
+    /// With --for: keep the order of this guest's first touches in the store, in place of an earlier
+    /// one
+    #[arg(long, requires = "for_vm")]
+    pub record: bool,
     /// The VM is still to be started.
     #[arg(long, hide = true, requires = "for_vm")]
     pub ahead: bool,

@@ -149,7 +149,7 @@ impl Vm {
 pub struct Replica {
     /// URL of the store.
     pub store: String,
-    /// True until 'nvvmm replicate' ends in good order. It may have been killed: the lag grows then.
+    /// True until 'nvvmm replicate' ends in good order. If it was killed, the lag grows.
     pub running: bool,
     /// Interval from one replica to the next.
     pub every_us: u64,

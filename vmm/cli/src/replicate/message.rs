@@ -1,4 +1,4 @@
-//! What `nvvmm replicate` and its pusher say to each other: one JSON document a line.
+//! Orders of `nvvmm replicate` to its pusher, and answers: one JSON document a line.
 
 use std::io::{self, BufRead, Read, Write};
 
@@ -33,7 +33,7 @@ pub(super) enum Order {
 pub(super) enum Answer {
     /// The store is open.
     Opened {
-        /// What it has is encrypted.
+        /// The store is encrypted.
         encrypted: bool,
         /// The VM's replicas in it.
         replicas: Vec<Replica>,

@@ -379,7 +379,7 @@ impl<'a> Replication<'a> {
         }
     }
 
-    /// Removes what a newer replica replaces: here, and in the store. What cannot be removed is
+    /// Removes what a newer replica replaces: here, and in the store. A rest that is left is
     /// removed the next time.
     fn tidy(&mut self) -> Result<(), VmError> {
         let newest = self.ring.back().cloned();
@@ -454,7 +454,7 @@ impl<'a> Replication<'a> {
         }
     }
 
-    /// What the user is told, with the lag of this moment.
+    /// The words for the user, with the lag of this moment.
     fn told(&self, pushed: Option<Sums>, running: bool) -> Told {
         Told {
             vm: self.arguments.vm.clone(),

@@ -1,4 +1,4 @@
-//! What `nvvmm replicate` tells: a line for each replica, each failure, and a push that takes long.
+//! The output of `nvvmm replicate`: a line for each replica, each failure, and a push that takes long.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::json::Failure;
 use crate::json::remote::{PushedReplica, Replication};
 use crate::output;
 
-/// What is told at one moment.
+/// State that is told at one moment.
 #[derive(Debug, Clone)]
 pub struct Told {
     pub vm: String,
