@@ -93,7 +93,8 @@ new_pool() {
 ask() {
   local vm=$1 line='' pid
   shift
-  coproc CONSOLE { exec socat STDIO "UNIX-CONNECT:$place/run/$vm.console"; } 2>/dev/null
+  # bash warns of two at once, and can have them.
+  { coproc CONSOLE { exec socat STDIO "UNIX-CONNECT:$place/run/$vm.console"; }; } 2>/dev/null
   pid=$CONSOLE_PID
   printf '%s\n' "$*" >&"${CONSOLE[1]}"
   while IFS= read -r -t 120 line <&"${CONSOLE[0]}"; do
@@ -147,6 +148,7 @@ first_push() {
 later_push() {
   local kind=$1 lines=$place/lines line replica seen=0
   shift
+  : >"$lines"
   "$NVVMM_BIN" replicate v s3://b/later --every 2s --json --replace >"$lines" 2>/dev/null &
   replica=$!
   for ((number = 0; number <= repeat; number++)); do
@@ -180,10 +182,14 @@ lazy() {
     --argjson all "$(du -bs "$place/stores/base" | cut -f1)" \
     '{kind: "lazy", of: $kind, restored_us: $restored, touched_us: $touched,
       fetched_bytes: $bytes, requests_count: $requests, store_bytes: $all}'
-  [[ $1 != records ]] || "$NVVMM_BIN" snapshot l all >/dev/null
+  if [[ $1 == records ]]; then
+    # All arrives, and the record is written 5 s after the beginning.
+    "$NVVMM_BIN" snapshot l all >/dev/null
+    sleep 6
+  fi
   "$NVVMM_BIN" stop l --force >/dev/null
-  # What fetches ends after that.
-  sleep 6
+  # The process that fetches ends.
+  sleep 1
 }
 
 mkdir -p "$place/stores"

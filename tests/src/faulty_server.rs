@@ -165,6 +165,8 @@ impl Shared {
     }
 
     fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        // The head of an answer goes out before its body.
+        stream.set_nodelay(true)?;
         let mut lines = BufReader::new(stream.try_clone()?);
         while let Some(request) = read_request(&mut lines)? {
             let (faults, draw) = self.draw();

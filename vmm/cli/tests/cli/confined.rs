@@ -93,15 +93,17 @@ fn each_command_that_parses_what_others_wrote_is_confined() {
     let image = image.to_str().unwrap();
     let url = format!("file://{}", world.path("").display());
     let store = url.trim_end_matches('/');
+    // These may remove files in it, and the victim is outside.
     let within = format!("{store}/store");
+    fs::create_dir(world.path("store")).unwrap();
     let snapshot = format!("{store}/a");
     for arguments in [
         &["receive"][..],
         &["pull", &snapshot],
         &["remote", "ls", store],
         &["remote", "verify", store],
-        &["remote", "rm", store, "a"],
-        &["remote", "gc", store],
+        &["remote", "rm", &within, "a"],
+        &["remote", "gc", &within],
         &["push", "a", &within],
         &["disk", "import", image, "--name", "x"],
         &["disk", "export", "nothing", core],
