@@ -12,7 +12,11 @@
 #   --json         prints all measurements
 #   -h, --help     this text
 #
-# It installs socat, jq, zstd and curl where they are missing.
+# It takes some ten minutes, most of them for the snapshots of the store that is listed. It installs
+# socat, jq, zstd and curl where they are missing.
+
+# Variables in single quotes are those of jq.
+# shellcheck disable=SC2016
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kvm.sh"
@@ -51,6 +55,7 @@ export AWS_ALLOW_HTTP=true AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRE
 
 # shellcheck disable=SC2317 # the trap calls it
 clean_up() {
+  jobs -p | xargs -r kill 2>/dev/null || true
   "$NVVMM_BIN" stop --all --force >/dev/null 2>&1 || true
   rm -rf "$place"
 }

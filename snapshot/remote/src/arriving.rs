@@ -119,9 +119,9 @@ impl Arrival<'_> {
         Wants(self.events.0.clone())
     }
 
-    /// Has the touches of this run recorded, in place of those of an earlier one.
-    pub fn record_anew(&mut self) {
-        self.records = true;
+    /// Has the touches of this run recorded, also in place of those of an earlier one if `anew`.
+    pub fn record_anew(&mut self, anew: bool) {
+        self.records |= anew;
     }
 
     /// The name of the snapshot in the pool.

@@ -150,9 +150,7 @@ pub fn run(arguments: &PullArguments, vm: &str) -> Result<(), VmError> {
             pulled
         }
         Begun::Arriving(mut arrival) => {
-            if arguments.record {
-                arrival.record_anew();
-            }
+            arrival.record_anew(arguments.record);
             if target.is_to_come {
                 tell_command(Beginning::Arriving)?;
                 let streams = [dup2_stdin(&null), dup2_stdout(&null), dup2_stderr(&null)];

@@ -198,8 +198,8 @@ pub struct PullArguments {
     /// With --for: memory that is fetched though the guest has not touched it
     #[arg(long, value_enum, requires = "for_vm")]
     pub prefetch: Option<PrefetchChoice>,
-    /// With --for: keep the order of this guest's first touches in the store, in place of an earlier
-    /// one
+    /// With --for: keep the order of this guest's first touches in the store, in place of an
+    /// earlier one
     #[arg(long, requires = "for_vm")]
     pub record: bool,
     /// The VM is still to be started.

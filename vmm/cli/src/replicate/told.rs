@@ -1,4 +1,5 @@
-//! The output of `nvvmm replicate`: a line for each replica, each failure, and a push that takes long.
+//! The output of `nvvmm replicate`: a line for each replica, each failure, and now and then for a
+//! push that takes long.
 
 use std::time::Duration;
 
