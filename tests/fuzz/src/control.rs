@@ -13,8 +13,8 @@ use std::time::Duration;
 use nvvmm::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
 use nvvmm::control::message::{Answer, PROTOCOL_VERSION, REQUEST_BYTES_MAX, Request, Versioned};
 use nvvmm::control::{
-    CaptureRequest, RestartRequest, RewindRequest, RingRequest, SnapshotRequest, VmControl,
-    VmOrigin, VmState, VmStatus, fuzzing,
+    CaptureRequest, ReplicaStatus, RestartRequest, RewindRequest, RingRequest, SnapshotRequest,
+    VmControl, VmOrigin, VmState, VmStatus, fuzzing,
 };
 use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm::ring::{RewindReport, RingStatus};
@@ -104,6 +104,10 @@ impl VmControl for CountingVm {
 
     fn stop(&self) -> Result<(), VmError> {
         self.pause()
+    }
+
+    fn replicated(&self, _status: ReplicaStatus) {
+        self.count();
     }
 
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, VmError> {

@@ -42,11 +42,11 @@ pub(super) enum Answer {
     Pushed(Sums),
     /// The order was carried out.
     Done,
-    /// It was not.
+    /// The order was not carried out.
     Failed {
         /// Cause and remedy.
         error: VmError,
-        /// Its kind, as far as `nvvmm replicate` acts differently.
+        /// The kind, as far as `nvvmm replicate` acts differently.
         kind: Failure,
     },
 }
@@ -55,11 +55,11 @@ pub(super) enum Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Failure {
-    /// It may succeed later.
+    /// The same may succeed later.
     Passing,
     /// The store has something else of that name.
     NameTaken,
-    /// It fails each time.
+    /// The same fails each time.
     Final,
 }
 
