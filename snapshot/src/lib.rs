@@ -116,8 +116,8 @@ pub use lock_holder::LockHolder;
 pub use lock_times::LockUse;
 pub use lock_wait::{LockWait, wait_for_locks_at_most};
 pub use moving::{
-    Landing, MoveProgress, ReceiveOptions, ReceiveReport, SendOptions, SendReport, WholeChunk,
-    WholeContent,
+    ChunkVisitor, Landing, MoveProgress, ReceiveOptions, ReceiveReport, SendOptions, SendReport,
+    WholeChunk, WholeContent,
 };
 pub use name::{DiskName, check_name, near_names};
 pub use number::{

@@ -214,6 +214,17 @@ fn what_a_guest_touches_comes_first_and_is_recorded() {
     });
     assert!(arriving(&vm) >= lacking - (12 << 20));
     vm.stop();
+    // One that is to record anew has its own order kept.
+    let record = || {
+        let mut all = store.path("store/touches").read_dir().unwrap();
+        std::fs::read(all.next().unwrap().unwrap().path()).unwrap()
+    };
+    let before = record();
+    let third = store.host();
+    let mut vm = third.restore(URL, &["--record"]);
+    vm.ask("touch 32 read");
+    wait_until("the record", || record().len() > before.len());
+    vm.stop();
     other
         .run(&[
             "remote",
@@ -363,6 +374,73 @@ fn whoever_dies_in_the_middle_loses_nothing() {
     host.run(&["rm", "one"]).ok();
     let status = host.pool_status();
     assert_eq!(status["snapshot_bytes"], 0, "{status}");
+    host.assert_pool_clean();
+}
+
+#[test]
+fn a_process_that_fetches_and_stands_still_is_told_of_and_replaced() {
+    if is_never_lazy() {
+        return;
+    }
+    let store = Store::new(false);
+    let signal = |pid: i32, signal| kill(Pid::from_raw(pid), signal).unwrap();
+    let host = Host::new(320);
+    let mut vm = host.restore(&store.path_url(), &["--prefetch", "none"]);
+    let fetching = fetchers(&store)[0];
+    signal(fetching, Signal::SIGSTOP);
+    writeln_to(&mut vm, "touch 8 read");
+    let asked = Instant::now();
+    wait_until("store-away", || state(&vm) == "store-away");
+    assert!(
+        asked.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        asked.elapsed()
+    );
+    let away = vm.status()["arriving"]["away"].as_str().unwrap().to_owned();
+    assert!(away.contains("has said nothing for 10 s"), "{away}");
+    host.run(&["snapshot", &vm.name, "no"])
+        .refused(4, "has said nothing");
+    // It goes on: so does the guest.
+    signal(fetching, Signal::SIGCONT);
+    vm.expect("@ touch");
+    wait_until("fetching", || vm.status()["arriving"]["away"].is_null());
+    // It stops for good: another one is refused as long as it is there, and takes over then.
+    signal(fetching, Signal::SIGSTOP);
+    let again = host.run(&["pull", &store.path_url(), "--for", &vm.name]);
+    assert_eq!(again.code, 4, "{}", again.stderr);
+    end(fetching);
+    host.run(&["pull", &store.path_url(), "--for", &vm.name])
+        .ok();
+    assert_arrives(&host, &store, vm);
+}
+
+#[test]
+fn two_vms_of_one_url_run_at_once() {
+    if is_never_lazy() {
+        return;
+    }
+    let store = Store::new(true);
+    store.server.set(slow(10));
+    let host = Host::new(640).with_variables(store.server.variables());
+    let mut one = host.restore(URL, &[]);
+    // The incomplete file is that of the first one.
+    let second = host.next_name();
+    let restore = ["restore", URL, "--name", &second, "--detach"];
+    let refused = host.run(&restore);
+    assert_eq!(refused.code, 4, "{}", refused.stderr);
+    let why = "is being received by process";
+    assert!(refused.stderr.contains(why), "{}", refused.stderr);
+    let mut two = host.restore(URL, &["--pulled-as", "other"]);
+    for vm in [&mut one, &mut two] {
+        vm.ask("churn off");
+        assert!(vm.ask("check all").contains("check ok"));
+    }
+    [&one, &two].into_iter().for_each(wait_for_all);
+    one.stop();
+    two.stop();
+    for name in ["one", "other"] {
+        SnapshotMemory::read(host.pool(), name).assert_one_instant(name);
+    }
     host.assert_pool_clean();
 }
 

@@ -5,9 +5,10 @@ use std::{
     fs::Permissions,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use nvvmm_tests::{Host, SnapshotMemory};
+use nvvmm_tests::{Faults, FaultyServer, Host, SnapshotMemory};
 use serde_json::Value;
 
 /// URL of a bucket at a server for tests, as scripts/with-s3.sh sets it.
@@ -186,4 +187,99 @@ fn a_snapshot_goes_through_a_server_that_speaks_s3() {
     let gone = url.replace("s3://", "s3://no-");
     host.run(&["remote", "ls", &gone])
         .refused(3, "there is no store");
+}
+
+/// Faults that go away when a request is repeated, or that change nothing.
+fn passing_faults() -> [Faults; 4] {
+    let slow = Faults {
+        latency: Duration::from_millis(20),
+        ..Faults::default()
+    };
+    let erring = Faults { errors: 5, ..slow };
+    let resetting = Faults {
+        resets: 5,
+        throttled: 5,
+        ..Faults::default()
+    };
+    let ahead = Faults {
+        is_ahead: true,
+        ..Faults::default()
+    };
+    [slow, erring, resetting, ahead]
+}
+
+/// Faults that are found.
+fn lasting_faults() -> [Faults; 2] {
+    let flipping = Faults {
+        flipped: 50,
+        ..Faults::default()
+    };
+    let cutting = Faults {
+        cut: 50,
+        ..Faults::default()
+    };
+    [flipping, cutting]
+}
+
+#[test]
+fn a_server_that_fails_gives_the_snapshot_or_a_clear_refusal() {
+    let files = Files::new();
+    let server = FaultyServer::start(files.0.path());
+    let source = Host::new(160).with_variables(server.variables());
+    let mut vm = source.boot_bare_metal(64, 1);
+    vm.ask("fill 40 7");
+    let digest = vm.ask("digest all");
+    vm.snapshot("one");
+    vm.stop();
+    for (place, faults) in passing_faults().into_iter().enumerate() {
+        let url = format!("s3://b/store-{place}");
+        server.set(faults);
+        let pushed = source.json(&["push", "one", &url]);
+        assert_eq!(pushed["was_there"], false, "{faults:?}");
+        let target = Host::new(160).with_variables(server.variables());
+        target.json(&["pull", &format!("{url}/one")]);
+        server.set(Faults::default());
+        assert_runs(&target, "one", &digest);
+        assert_eq!(source.json(&["remote", "verify", &url])["clean"], true);
+        // Nothing is under way, by whatever clock.
+        let collected = source.json(&["remote", "gc", &url]);
+        assert_eq!(collected["pushes"], Value::Array(vec![]), "{faults:?}");
+        assert_eq!(number(&collected, "condemned_count"), 0, "{faults:?}");
+    }
+    let pull = "s3://b/store-0/one";
+    for faults in lasting_faults() {
+        let target = Host::new(160).with_variables(server.variables());
+        server.set(faults);
+        let pulled = target.run(&["pull", pull]);
+        if pulled.code != 0 {
+            let (code, text) = match faults.cut {
+                0 => (4, "damaged"),
+                _ => (1, "cannot read packs"),
+            };
+            pulled.refused(code, text);
+            let there = target.json(&["snapshots"]);
+            let is_incomplete = |one: &Value| one["incomplete"] == true;
+            assert!(
+                there.as_array().unwrap().iter().all(is_incomplete),
+                "{there}"
+            );
+        }
+        server.set(Faults::default());
+        let again = target.run(&["pull", pull]);
+        assert!(
+            again.code == 0 || again.stderr.contains("exists"),
+            "{}",
+            again.stderr
+        );
+        assert_runs(&target, "one", &digest);
+        target.assert_pool_clean();
+    }
+    server.set(Faults {
+        refuses_conditions: true,
+        ..Faults::default()
+    });
+    let push = source.run(&["push", "one", "s3://b/store-9"]);
+    push.refused(4, "conditional writes");
+    let push = source.run(&["push", "one", "s3://b/store-0"]);
+    assert_eq!(push.ok().stdout, "one is in the store already\n");
 }

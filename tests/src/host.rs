@@ -31,6 +31,8 @@ pub struct Host {
     dirty_log: bool,
     faults: Vec<(&'static str, String)>,
     variables: Vec<(&'static str, String)>,
+    /// The network namespace of its commands, if it has one of its own.
+    network: Option<String>,
     lasting: bool,
     /// Huge pages that were free before the pool was made.
     huge_pages: u64,
@@ -158,6 +160,7 @@ impl Host {
             dirty_log: false,
             faults: Vec::new(),
             variables: Vec::new(),
+            network: None,
             lasting: false,
             huge_pages: huge_pages_free(),
         }
@@ -176,6 +179,12 @@ impl Host {
         variables: impl IntoIterator<Item = (&'static str, String)>,
     ) -> Self {
         self.variables.extend(variables);
+        self
+    }
+
+    /// The same installation, in a network namespace: another host, as the network has it.
+    pub fn in_network(mut self, namespace: &str) -> Self {
+        self.network = Some(namespace.to_owned());
         self
     }
 
@@ -228,7 +237,15 @@ impl Host {
         } else {
             "NVVMM_BIN"
         };
-        let mut command = Command::new(required(program));
+        let program = required(program);
+        let mut command = match &self.network {
+            None => Command::new(program),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(program);
+                command
+            }
+        };
         for (variable, value) in self.faults.iter().chain(&self.variables) {
             command.env(variable, value);
         }

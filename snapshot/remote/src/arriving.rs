@@ -42,6 +42,8 @@ pub struct Arrival<'s> {
     prefetch: Prefetch,
     /// The order of an earlier run.
     recorded: Option<Vec<ChunkIndex>>,
+    /// The touches of this run are recorded.
+    records: bool,
 }
 
 impl Store {
@@ -77,8 +79,10 @@ impl Store {
             end(&mut landing, &error);
             return Err(error);
         }
+        let recorded = self.touches_of(&manifest);
         Ok(Begun::Arriving(Box::new(Arrival {
-            recorded: self.touches_of(&manifest),
+            records: recorded.is_none(),
+            recorded,
             store: self,
             manifest,
             landing,
@@ -115,6 +119,11 @@ impl Arrival<'_> {
         Wants(self.events.0.clone())
     }
 
+    /// Has the touches of this run recorded, also in place of those of an earlier one if `anew`.
+    pub fn record_anew(&mut self, anew: bool) {
+        self.records |= anew;
+    }
+
     /// The name of the snapshot in the pool.
     pub fn name(&self) -> &str {
         self.landing.name()
@@ -140,9 +149,9 @@ impl Arrival<'_> {
             events,
             prefetch,
             recorded,
+            records,
         } = self;
         let began = Instant::now();
-        let was_recorded = recorded.is_some();
         let recorded = recorded.unwrap_or_default();
         let mut fetching = Fetching::of(store, &manifest, &mut landing, events, news)?;
         fetching.plan(prefetch, &recorded);
@@ -155,7 +164,7 @@ impl Arrival<'_> {
         let completed = all.and_then(|()| Ok(landing.complete()?));
         let received = completed.inspect_err(|error| end(&mut landing, error))?;
         let is_there = news(ArrivalNews::Whole).is_continue();
-        if !was_recorded {
+        if records {
             let until = began + RECORDED;
             while is_there && let Some(left) = until.checked_duration_since(Instant::now()) {
                 match heard.recv_timeout(left) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::known::condemned_lists;
 use crate::layout::condemned::{CONDEMNED_MAX, Condemned};
-use crate::layout::ids::{ObjectId, PackId};
+use crate::layout::ids::{ObjectId, PackId, Series};
 use crate::store::{CONDEMNED, PUSHES, Store};
 
 /// Options of a collection.
@@ -131,6 +131,13 @@ impl Store {
                 push: push.to_string(),
             }),
         }
+    }
+
+    /// Ends the pushes of a series, which are dead.
+    pub(crate) fn end_pushes_of(&self, series: Series) -> Result<()> {
+        let pushes = self.pushes()?.into_iter().map(|push| push.id);
+        let mut dead = pushes.filter(|push| series.has(*push));
+        dead.try_for_each(|push| self.objects.delete(&Store::push_path(push)))
     }
 
     /// The packs that manifests name, and how many manifests there are.

@@ -96,9 +96,13 @@ impl StoreKeys {
 
     /// The name of the manifest's object of a snapshot.
     pub(crate) fn snapshot_object(&self, name: &str) -> String {
-        blake3::keyed_hash(&self.snapshot_names, name.as_bytes())
-            .to_hex()
-            .to_string()
+        let hash = blake3::Hash::from_bytes(self.snapshot_hash(name));
+        hash.to_hex().to_string()
+    }
+
+    /// The hash of the name of a snapshot, or of a series of them.
+    pub(crate) fn snapshot_hash(&self, name: &str) -> [u8; 32] {
+        *blake3::keyed_hash(&self.snapshot_names, name.as_bytes()).as_bytes()
     }
 
     /// Seals a compressed piece, if the store is encrypted. The same bytes give the same again.

@@ -32,33 +32,21 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// Reads the indexes of all packs that are not condemned. The lists of condemned packs are read
-    /// before the packs are listed: what is in neither is gone.
-    pub(crate) fn read(store: &Store) -> Result<Known> {
+    /// Reads the indexes of all packs that are not condemned, as far as they were not read before.
+    /// The lists of condemned packs are read before the packs are listed: what is in neither is
+    /// gone.
+    pub(crate) fn read(store: &Store, indexes: &mut Indexes) -> Result<Known> {
         let condemned = condemned_packs(store)?;
         let packs = store.packs()?.into_iter();
         let is_usable = |(pack, bytes): &(PackId, u64)| !condemned.contains(pack) && *bytes > 0;
         let packs: Vec<(PackId, u64)> = packs.filter(is_usable).collect();
+        let there: HashSet<PackId> = packs.iter().map(|(pack, _)| *pack).collect();
+        indexes.0.retain(|pack, _| there.contains(pack));
+        indexes.read(store, &packs)?;
         let mut known = Known::default();
-        for some in packs.chunks(INDEXES_AT_ONCE) {
-            let tails = some.iter().map(|(pack, bytes)| {
-                let from = bytes.saturating_sub(TAIL_BYTES_MAX);
-                (Store::pack_path(*pack), from..*bytes)
-            });
-            let tails = store.objects.get_ranges(tails.collect())?;
-            for ((pack, bytes), tail) in some.iter().zip(tails) {
-                let pieces = match tail {
-                    Some(tail) => pieces_of(&store.keys, *pack, *bytes, &tail),
-                    // A collection has deleted it meanwhile: it is of a list that is gone, too.
-                    None => continue,
-                };
-                match pieces {
-                    Ok(pieces) => known.add(*pack, &pieces)?,
-                    Err(Error::Damaged { object, what }) => {
-                        tracing::warn!(object, what, "a pack is left alone");
-                    }
-                    Err(error) => return Err(error),
-                }
+        for (pack, _) in &packs {
+            if let Some(pieces) = indexes.0.get(pack) {
+                known.add(*pack, pieces)?;
             }
         }
         Ok(known)
@@ -91,6 +79,42 @@ impl Known {
 
     pub(crate) fn place_of(&self, name: &PieceName) -> Option<PiecePlace> {
         self.places.get(name).copied()
+    }
+}
+
+/// Indexes of packs that were read. A pack does not change, so neither does its index.
+#[derive(Debug, Default)]
+pub(crate) struct Indexes(HashMap<PackId, Vec<Packed>>);
+
+impl Indexes {
+    /// Reads those of `packs` that are not there.
+    fn read(&mut self, store: &Store, packs: &[(PackId, u64)]) -> Result<()> {
+        let lacking = packs.iter().filter(|(pack, _)| !self.0.contains_key(pack));
+        let lacking: Vec<(PackId, u64)> = lacking.copied().collect();
+        for some in lacking.chunks(INDEXES_AT_ONCE) {
+            let tails = some.iter().map(|(pack, bytes)| {
+                let from = bytes.saturating_sub(TAIL_BYTES_MAX);
+                (Store::pack_path(*pack), from..*bytes)
+            });
+            let tails = store.objects.get_ranges(tails.collect())?;
+            for ((pack, bytes), tail) in some.iter().zip(tails) {
+                let pieces = match tail {
+                    Some(tail) => pieces_of(&store.keys, *pack, *bytes, &tail),
+                    // A collection has deleted it meanwhile: it is of a list that is gone, too.
+                    None => continue,
+                };
+                match pieces {
+                    Ok(pieces) => {
+                        self.0.insert(*pack, pieces);
+                    }
+                    Err(Error::Damaged { object, what }) => {
+                        tracing::warn!(object, what, "a pack is left alone");
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
     }
 }
 

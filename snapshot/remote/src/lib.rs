@@ -57,7 +57,7 @@ pub use layout::ids::{ObjectId, PackId};
 pub use listing::{RemoteSnapshot, Removed};
 pub use objects::Traffic;
 pub use pull::{PullOptions, PullReport};
-pub use push::{PushOptions, PushReport};
+pub use push::{PushOptions, PushReport, Pusher};
 pub use store::{Store, TOUCHES, Use};
 pub use url::StoreUrl;
 pub use verify::{Fault, VerifyReport};

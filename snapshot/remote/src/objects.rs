@@ -24,6 +24,9 @@ use crate::error::{Error, Result};
 
 /// Requests at once, unless somebody asks for another number.
 pub(crate) const PARALLEL: usize = 16;
+/// The same for small parts, of which latency is the cost, and their size.
+const PARALLEL_SMALL: usize = 64;
+const SMALL_BYTES: u64 = 64 << 10;
 /// Interval of looks at whether the caller still wants an answer.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Longest time that tidying up takes after an interruption.
@@ -75,6 +78,7 @@ pub(crate) struct Objects {
     requests: Requests,
     runtime: Arc<Runtime>,
     parallel: usize,
+    parallel_small: usize,
     /// Set when the caller wants no more answers.
     stopped: Arc<AtomicBool>,
 }
@@ -99,6 +103,7 @@ impl Objects {
             },
             runtime: Arc::new(runtime),
             parallel: PARALLEL,
+            parallel_small: PARALLEL_SMALL,
             stopped: Arc::default(),
         })
     }
@@ -106,7 +111,7 @@ impl Objects {
     /// Has at most so many requests at once.
     #[cfg(test)]
     pub(crate) fn with_parallel(mut self, parallel: usize) -> Objects {
-        self.parallel = parallel;
+        (self.parallel, self.parallel_small) = (parallel, parallel);
         self.requests.permits = Arc::new(Semaphore::new(parallel));
         self
     }
@@ -163,7 +168,14 @@ impl Objects {
             let bytes_max = range.end - range.start;
             self.requests.got(&name, Some(range), bytes_max).await
         };
-        let all = stream::iter(wanted).map(one).buffered(self.parallel);
+        let are_small = wanted
+            .iter()
+            .all(|(_, range)| range.end - range.start <= SMALL_BYTES);
+        let parallel = match are_small {
+            true => self.parallel_small,
+            false => self.parallel,
+        };
+        let all = stream::iter(wanted).map(one).buffered(parallel);
         self.run(all.try_collect())
     }
 
@@ -345,6 +357,7 @@ impl Requests {
         self.counters
             .sent_bytes
             .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let has_condition = mode == PutMode::Create;
         let options = PutOptions {
             mode,
             ..PutOptions::default()
@@ -353,6 +366,12 @@ impl Requests {
             Ok(_) => Ok(true),
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(false),
             Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => {
+                Err(Error::NoConditionalWrites)
+            }
+            // The library has no kind for this answer of servers.
+            Err(StoreError::Generic { source, .. })
+                if has_condition && source.to_string().contains("501 Not Implemented") =>
+            {
                 Err(Error::NoConditionalWrites)
             }
             Err(error) => Err(told(&format!("write {name}"), error)),

@@ -51,6 +51,8 @@ pub enum Use {
     Arriving,
     /// Use of a store that is made if nothing is there.
     Made,
+    /// The same by who repeats what fails: a request that fails does so soon.
+    Repeated,
 }
 
 /// An open store: a prefix of a bucket, or a directory.
@@ -103,7 +105,7 @@ impl Store {
                     url: url.to_owned(),
                 });
             }
-            (None, Use::Made) => {
+            (None, Use::Made | Use::Repeated) => {
                 let (first, _) = StoreV1::make(key)?;
                 let bytes = first.as_bytes().to_vec();
                 match objects.put_if_absent(STORE_OBJECT, bytes.clone())? {
@@ -213,7 +215,7 @@ impl Store {
 /// The store of the library, and the place in it where ours begins.
 fn backend(url: &StoreUrl, r#use: Use) -> Result<(Arc<dyn ObjectStore>, Path)> {
     let (retries, attempts_max) = match r#use {
-        Use::Arriving => (RETRIES_SHORT, ATTEMPTS_MAX_SHORT),
+        Use::Arriving | Use::Repeated => (RETRIES_SHORT, ATTEMPTS_MAX_SHORT),
         Use::Existing | Use::Made => (RETRIES, ATTEMPTS_MAX),
     };
     let retry = RetryConfig {
@@ -228,8 +230,8 @@ fn backend(url: &StoreUrl, r#use: Use) -> Result<(Arc<dyn ObjectStore>, Path)> {
     };
     let bucket = match &url.place {
         Place::Directory(path) => {
-            if r#use == Use::Made && !path.exists() {
-                make_directory(path)?;
+            if matches!(r#use, Use::Made | Use::Repeated) {
+                url.make_directory()?;
             }
             let store = LocalFileSystem::new_with_prefix(path).map_err(|_| Error::NoStore {
                 url: url.to_string(),
@@ -264,19 +266,4 @@ fn backend(url: &StoreUrl, r#use: Use) -> Result<(Arc<dyn ObjectStore>, Path)> {
         }
     };
     Ok((store, Path::from(bucket.prefix.as_str())))
-}
-
-/// Makes the directory of a store, for its owner alone: it will have the memory of guests.
-fn make_directory(path: &std::path::Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().mode(0o700).create(path);
-    match made {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(Error::Pool(nvvmm_snapshot::Error::Io {
-                op: format!("making the directory {}", path.display()),
-                source: error,
-            }))
-        }
-        _ => Ok(()),
-    }
 }

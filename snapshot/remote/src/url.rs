@@ -1,6 +1,9 @@
 //! URLs of stores.
 
 use std::fmt;
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -98,6 +101,26 @@ impl StoreUrl {
         nvvmm_snapshot::check_name(name)
             .map_err(|_| fault("its last name cannot be that of a snapshot"))?;
         Ok((StoreUrl::parse(store)?, name.to_owned()))
+    }
+
+    /// Makes the directory of the store, if it is one, for its owner alone: it will have the memory
+    /// of guests.
+    ///
+    /// # Errors
+    /// [`Error::Pool`].
+    pub fn make_directory(&self) -> Result<()> {
+        let Some(path) = self.directory().filter(|path| !path.exists()) else {
+            return Ok(());
+        };
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                Err(Error::Pool(nvvmm_snapshot::Error::Io {
+                    op: format!("making the directory {}", path.display()),
+                    source: error,
+                }))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The directory that the store is in, if it is one.

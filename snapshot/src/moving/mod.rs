@@ -14,7 +14,7 @@ mod whole;
 pub use landing::Landing;
 pub use receive::{ReceiveOptions, ReceiveReport};
 pub use send::{SendOptions, SendReport};
-pub use whole::{WholeChunk, WholeContent};
+pub use whole::{ChunkVisitor, WholeChunk, WholeContent};
 
 /// Progress of a move.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

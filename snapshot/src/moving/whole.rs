@@ -1,18 +1,20 @@
 //! The whole content of a snapshot, read chunk by chunk for what is no stream.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::MoveProgress;
 use super::content::Content;
 use super::root::{keep_root, root_of, stream_disk};
 use super::send::pinned;
+use crate::chunk_digests::ChunkDigests;
+use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
 use crate::handle::Pool;
 use crate::holder::Holder;
 use crate::identity::{ContentRoot, Identity};
-use crate::layout::inode::Inode;
+use crate::layout::inode::{FileMap, Inode};
 use crate::number::{ChunkIndex, FrameSet};
 use crate::stream::{RootHasher, StreamHeader};
 
@@ -22,6 +24,8 @@ pub struct WholeContent {
     _holder: Holder,
     inode: Arc<Inode>,
     parent: Option<Identity>,
+    /// The root, once all chunks were given.
+    root: OnceLock<ContentRoot>,
 }
 
 /// A chunk of memory or of a disk.
@@ -37,6 +41,44 @@ pub struct WholeChunk<'c> {
     pub content: &'c [u8],
 }
 
+/// Takes the chunks of a snapshot, one after the other.
+pub trait ChunkVisitor {
+    /// The errors of the visitor.
+    type Error: From<Error>;
+
+    /// Takes a chunk.
+    ///
+    /// # Errors
+    /// Those of the visitor.
+    fn chunk(&mut self, chunk: WholeChunk<'_>) -> Result<(), Self::Error>;
+
+    /// Takes a chunk that is as in the snapshot before. False: it must be read all the same.
+    fn same(&mut self, map: usize, index: ChunkIndex) -> bool;
+}
+
+/// The snapshot before, for which its chunks are not read that are the same.
+struct Before<'b> {
+    whole: &'b WholeContent,
+    digests: Arc<ChunkDigests>,
+}
+
+impl Before<'_> {
+    /// The map of the same memory or disk.
+    fn map_of(&self, of: &FileMap) -> Option<FrameMap> {
+        let inode = &self.whole.inode;
+        let map = inode.maps.iter().find(|map| map.kind == of.kind)?;
+        Some(FrameMap::new(&self.whole.pool, inode.id, map))
+    }
+}
+
+/// True if a map has the same blocks in a chunk.
+fn is_same(map: Option<&FrameMap>, index: ChunkIndex, blocks: &ChunkMap) -> Result<bool> {
+    let Some(map) = map.filter(|map| index.get() < map.chunks_total()) else {
+        return Ok(false);
+    };
+    Ok(map.chunk(index)? == *blocks)
+}
+
 impl Pool {
     /// Pins a snapshot for reading its whole content.
     ///
@@ -50,6 +92,7 @@ impl Pool {
             _holder: holder,
             inode,
             parent,
+            root: OnceLock::new(),
         })
     }
 }
@@ -102,27 +145,32 @@ impl WholeContent {
         })
     }
 
-    /// Reads all chunks that have something, in order: of memory, then of each disk. Returns the
-    /// root of the content.
+    /// Gives all chunks that have something to a visitor, in order: of memory, then of each disk.
+    /// Returns the root of the content. A chunk that is as in `before` is not read, if the visitor
+    /// does without, and if this process has given the chunks of that snapshot before.
     ///
     /// # Errors
     /// [`Error::Damaged`], also when a block does not hold what its digest was made of;
-    /// [`Error::Interrupted`]; [`Error::Io`]; and those of `visit`.
-    pub fn each_chunk<E: From<Error>>(
+    /// [`Error::Interrupted`]; [`Error::Io`]; and those of the visitor.
+    pub fn each_chunk<V: ChunkVisitor>(
         &self,
+        before: Option<&WholeContent>,
         on_progress: &mut dyn FnMut(MoveProgress) -> ControlFlow<()>,
-        visit: &mut dyn FnMut(WholeChunk<'_>) -> Result<(), E>,
-    ) -> Result<ContentRoot, E> {
+        visitor: &mut V,
+    ) -> Result<ContentRoot, V::Error> {
         let (pool, inode) = (&self.pool, &self.inode);
+        let before = before.and_then(|whole| self.known_before(whole));
         let bytes_total = inode.maps.iter().map(|map| map.size_bytes()).sum();
         let memory_bytes = inode.memory()?.size_bytes();
         let mut hasher = RootHasher::begin(inode.kind, memory_bytes, &self.state()?);
+        let mut digests = ChunkDigests::default();
         let mut content = Content::new();
         let mut bytes_before = 0;
         for (map, of) in inode.maps.iter().enumerate() {
             if let Some(disk) = stream_disk(of) {
                 hasher.disk(&disk);
             }
+            let map_before = before.as_ref().and_then(|before| before.map_of(of));
             for chunk in FrameMap::new(pool, inode.id, of).iter_present() {
                 let (index, blocks) = chunk?;
                 let progress = MoveProgress {
@@ -132,24 +180,43 @@ impl WholeContent {
                 if on_progress(progress).is_break() {
                     return Err(Error::Interrupted.into());
                 }
-                let digest = content.digest(pool, inode.kind, &blocks)?;
+                let known = before.as_ref();
+                let known = known.and_then(|before| before.digests.get(of.kind, index));
+                let is_same = known.is_some() && is_same(map_before.as_ref(), index, &blocks)?;
+                let digest = match known.filter(|_| is_same) {
+                    Some(None) => None,
+                    Some(digest) if visitor.same(map, index) => digest,
+                    _ => {
+                        let digest = content.digest(pool, inode.kind, &blocks)?;
+                        if digest.is_some() {
+                            visitor.chunk(WholeChunk {
+                                map,
+                                index,
+                                there: content.counted(inode.kind, &blocks.present()),
+                                content: content.all(),
+                            })?;
+                        }
+                        digest
+                    }
+                };
                 hasher.add(index, digest);
-                let there = content.counted(inode.kind, &blocks.present());
-                if digest.is_some() {
-                    let content = content.all();
-                    visit(WholeChunk {
-                        map,
-                        index,
-                        there,
-                        content,
-                    })?;
-                }
+                digests.add(of.kind, index, digest);
             }
             bytes_before += of.size_bytes();
         }
         let root = hasher.finish();
         keep_root(pool, inode, root);
+        pool.chunk_digests.keep(root, digests);
+        let _ = self.root.set(root);
         Ok(root)
+    }
+
+    /// A snapshot of the same pool and kind whose digests this process knows.
+    fn known_before<'b>(&self, whole: &'b WholeContent) -> Option<Before<'b>> {
+        let is_alike = Arc::ptr_eq(&self.pool, &whole.pool) && self.inode.kind == whole.inode.kind;
+        let root = whole.root.get().filter(|_| is_alike)?;
+        let digests = self.pool.chunk_digests.of(*root)?;
+        Some(Before { whole, digests })
     }
 }
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 use nvvmm::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
 use nvvmm::control::message::{Answer, PROTOCOL_VERSION, REQUEST_BYTES_MAX, Request, Versioned};
 use nvvmm::control::{
-    CaptureRequest, RestartRequest, RewindRequest, RingRequest, SnapshotRequest, VmControl,
-    VmOrigin, VmState, VmStatus, fuzzing,
+    CaptureRequest, ReplicaStatus, RestartRequest, RewindRequest, RingRequest, SnapshotRequest,
+    VmControl, VmOrigin, VmState, VmStatus, fuzzing,
 };
 use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm::ring::{RewindReport, RingStatus};
@@ -77,6 +77,7 @@ impl VmControl for CountingVm {
             snapshots_taken: Vec::new(),
             ring: None,
             arriving: None,
+            replica: None,
             sandbox: None,
             reboot_count: 0,
             has_agent: false,
@@ -103,6 +104,10 @@ impl VmControl for CountingVm {
 
     fn stop(&self) -> Result<(), VmError> {
         self.pause()
+    }
+
+    fn replicated(&self, _status: ReplicaStatus) {
+        self.count();
     }
 
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, VmError> {

@@ -28,6 +28,7 @@ fn one_who_leaves_is_told_how_to_come_back_and_to_end_it() {
         snapshots_taken: Vec::new(),
         ring: None,
         arriving: None,
+        replica: None,
         sandbox: None,
     };
     assert_eq!(

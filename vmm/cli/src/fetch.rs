@@ -10,12 +10,13 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
-use nvvmm::control::arriving::{FetcherWord, GuestWord, LINE_BYTES_MAX};
+use nvvmm::control::arriving::{ALIVE_EVERY, FetcherWord, GuestWord, LINE_BYTES_MAX};
 use nvvmm::control::{ControlClient, RuntimeDir, VmOrigin, VmStatus};
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_remote::{
@@ -148,7 +149,8 @@ pub fn run(arguments: &PullArguments, vm: &str) -> Result<(), VmError> {
             }
             pulled
         }
-        Begun::Arriving(arrival) => {
+        Begun::Arriving(mut arrival) => {
+            arrival.record_anew(arguments.record);
             if target.is_to_come {
                 tell_command(Beginning::Arriving)?;
                 let streams = [dup2_stdin(&null), dup2_stdout(&null), dup2_stderr(&null)];
@@ -240,21 +242,29 @@ fn arrive(
     attaching.map_err(failed)?;
     let header = arrival.header();
     let total = header.memory_bytes;
-    let mut vm = ours;
+    let vm = Arc::new(Mutex::new(ours));
     tell(
-        &mut vm,
+        &vm,
         &FetcherWord::Begin {
             identity: header.identity.to_string(),
             frames_mapped: header.frames_mapped,
         },
     )
     .map_err(failed)?;
+    let lives = Arc::clone(&vm);
+    let alive = move || {
+        while tell(&lives, &FetcherWord::Alive).is_ok() {
+            thread::sleep(ALIVE_EVERY);
+        }
+    };
+    let spawned = thread::Builder::new().name("alive".into()).spawn(alive);
+    spawned.map_err(failed)?;
     let mut news = |news| {
         if let ArrivalNews::Landed { lacking, .. } = &news {
             let lacking = u64::from(*lacking) * nvvmm_snapshot::CHUNK_SIZE_BYTES;
             shown.show(total.saturating_sub(lacking), Some(total));
         }
-        let told = tell(&mut vm, &word_of(news));
+        let told = tell(&vm, &word_of(news));
         match told.is_err() || interrupted.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
@@ -264,7 +274,7 @@ fn arrive(
     arrived.inspect_err(|error| {
         // The VM may be gone.
         let why = error.message.clone();
-        let _ = tell(&mut vm, &FetcherWord::Away { why });
+        let _ = tell(&vm, &FetcherWord::Away { why });
     })
 }
 
@@ -277,9 +287,11 @@ fn word_of(news: ArrivalNews) -> FetcherWord {
     }
 }
 
-fn tell(vm: &mut UnixStream, word: &FetcherWord) -> io::Result<()> {
+fn tell(vm: &Mutex<UnixStream>, word: &FetcherWord) -> io::Result<()> {
     let mut line = serde_json::to_vec(word)?;
     line.push(b'\n');
+    // A line is written as a whole, or the stream is of no more use.
+    let mut vm = vm.lock().unwrap_or_else(PoisonError::into_inner);
     vm.write_all(&line)
 }
 

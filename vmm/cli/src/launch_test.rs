@@ -42,6 +42,7 @@ fn status(origin: VmOrigin, restore: Option<RestoreReport>) -> VmStatus {
         snapshots_taken: Vec::new(),
         ring: None,
         arriving: None,
+        replica: None,
         sandbox: None,
         reboot_count: 0,
         has_agent: false,

@@ -69,11 +69,11 @@ pub fn check(arguments: &RestoreArguments) -> Result<String, VmError> {
 pub fn refuse_options_of_stores(arguments: &RestoreArguments) -> Result<(), VmError> {
     let is_none =
         arguments.key.is_none() && arguments.pulled_as.is_none() && arguments.prefetch.is_none();
-    match is_none {
+    match is_none && !arguments.record {
         true => Ok(()),
         false => Err(VmError::new(
             ErrorKind::Usage,
-            "--key, --pulled-as and --prefetch are for a snapshot of a store",
+            "--key, --pulled-as, --prefetch and --record are for a snapshot of a store",
         )
         .with_remedy("give its URL, such as s3://bucket/team/base")),
     }
@@ -109,6 +109,9 @@ pub fn start(arguments: &RestoreArguments, vm: &str) -> Result<Started, VmError>
     }
     if let Some(prefetch) = arguments.prefetch {
         command.args(["--prefetch", prefetch.word()]);
+    }
+    if arguments.record {
+        command.arg("--record");
     }
     if let Some(pool) = arguments.start.pool.path() {
         command.arg("--pool").arg(pool);

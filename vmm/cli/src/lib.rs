@@ -67,6 +67,7 @@ mod push_command;
 mod receive_command;
 mod remote_commands;
 mod remote_error;
+mod replicate;
 mod restore_notes;
 mod ring_commands;
 mod sandbox;
@@ -201,6 +202,7 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         Command::Arrive(arrive) => return migrate::arrive(&arrive),
         Command::Push(push) => push_command::push(&push)?,
         Command::Pull(pull) => push_command::pull(&pull)?,
+        Command::Replicate(replicate) => replicate::run(&replicate)?,
         Command::Remote(remote) => return remote_commands::run(remote),
         Command::Adopt(arguments) => adopt_command::run(&arguments)?,
         Command::Export(arguments) => export_command::run(&arguments)?,

@@ -20,6 +20,7 @@ pub fn push(arguments: &PushArguments) -> Result<(), VmError> {
     let path = pool_path::found(&arguments.pool)?;
     let interrupted = ends_on_signal()?;
     let mut shown = Progress::of_bytes("push")?;
+    arguments.url.make_directory().map_err(told)?;
     confine::to_store(&reach(&arguments.url, true), Some(&path))?;
     let pool = pool_path::open(&path)?;
     // Before a store is made for a snapshot that is not there.

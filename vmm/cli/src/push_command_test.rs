@@ -21,6 +21,7 @@ fn a_push_says_what_the_store_lacked() {
         content_bytes: 2 << 20,
         new_content_bytes: 512 << 10,
         packs_count: 1,
+        read_bytes: 0,
         traffic: TRAFFIC,
     };
     assert_eq!(

@@ -233,7 +233,10 @@ pub fn vm_name(text: &str) -> Result<String, String> {
 /// The name of a snapshot to be taken: one of [`snapshot_name`] that is no checkpoint's.
 pub fn new_snapshot_name(text: &str) -> Result<String, String> {
     if is_member_name(text) {
-        return Err("names with @ are reserved for checkpoints ('nvvmm checkpoint')".to_owned());
+        return Err(
+            "names with @ are reserved for checkpoints ('nvvmm checkpoint') and replicas"
+                .to_owned(),
+        );
     }
     if is_pattern(text) {
         return Err("a new snapshot has one name, and no pattern".to_owned());

@@ -21,7 +21,7 @@ use super::ps_table::{self, Columns, Row};
 use super::terminal::{shown_in_line, tell};
 use super::{
     arrival_progress, freed_memory, json, outside_disks, past_commands, process_commands,
-    ring_commands, snapshot_hooks, spares,
+    replicate, ring_commands, snapshot_hooks, spares,
 };
 
 /// Time that a VM process has to end once it has agreed to.
@@ -196,6 +196,9 @@ fn notes(listed: &[Listed]) -> String {
                 }
                 if let Some(ring) = &status.ring {
                     text.push_str(&ring_commands::ps_line(&status.name, ring));
+                }
+                if let Some(replica) = &status.replica {
+                    text.push_str(&replicate::ps_line(&status.name, replica));
                 }
             }
             Listed::Silent { name, notice, .. } => text.push_str(&notice_line(name, notice)),

@@ -31,6 +31,7 @@ fn status() -> VmStatus {
         snapshots_taken: Vec::new(),
         ring: None,
         arriving: None,
+        replica: None,
         sandbox: None,
         reboot_count: 0,
         has_agent: false,

@@ -7,8 +7,11 @@
 //! VM      > {"touched":[3,4]}
 //! fetcher > {"away":{"why":"cannot read packs/...: connection refused"}}
 //! fetcher > "back"
+//! fetcher > "alive"
 //! fetcher > "whole"
 //! ```
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +19,11 @@ use serde::{Deserialize, Serialize};
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
 /// Numbers of chunks, or pairs of them, in one line.
 pub const NUMBERS_MAX: usize = 1024;
+
+/// Interval at which the process that fetches says something.
+pub const ALIVE_EVERY: Duration = Duration::from_secs(2);
+/// Time after which one that says nothing counts as standing still.
+pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Word of the process that fetches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +50,8 @@ pub enum FetcherWord {
     },
     /// All of that has been fetched after all.
     Back,
+    /// Nothing has happened for a while.
+    Alive,
     /// The snapshot is complete.
     Whole,
 }

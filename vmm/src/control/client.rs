@@ -10,13 +10,13 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use nvvmm_snapshot::{ProcessState, TimeText, WaitLimit};
 
-use super::MemoryStatus;
 use super::continuing::{RewindRequest, TakeRequest};
 use super::line::{LineError, LineStream};
 use super::message::{
     Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, ResizedDisk,
     RestartRequest, RingRequest, SnapshotRequest, Versioned, VmStatus,
 };
+use super::{MemoryStatus, ReplicaStatus};
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
 use crate::error::{ErrorKind, VmError};
 use crate::process::{CaptureReport, RestartReport};
@@ -228,6 +228,11 @@ impl ControlClient {
             Answer::Ring { status } => Ok(*status),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Tells the VM of its replicas in a store.
+    pub fn replicated(&mut self, status: ReplicaStatus) -> Result<(), VmError> {
+        self.call_done(&Request::Replicated(status))
     }
 
     /// Takes the VM back to a snapshot; returns when it goes on from there, however long that

@@ -246,6 +246,8 @@ pub enum Request {
         /// Size of the balloon.
         target_bytes: Option<u64>,
     },
+    /// Take note of replicas in a store.
+    Replicated(super::ReplicaStatus),
     /// Take memory from a process that fetches it. Its stream comes with the request.
     Arrive,
     /// For tests: compare KVM's dirty log with the COW engine.
@@ -274,6 +276,7 @@ impl Request {
             Self::MeasureDisks => "the sizes of its disks",
             Self::ResizeDisk { .. } => "a new size of a disk",
             Self::Memory { .. } => "its memory",
+            Self::Replicated(_) => "a note of its replicas",
             Self::Arrive => "memory that arrives",
             Self::Audit => "an audit",
         }
@@ -288,6 +291,7 @@ impl Request {
                 | Self::Stats
                 | Self::PowerButton { press: false }
                 | Self::Audit
+                | Self::Replicated(_)
         )
     }
 }
@@ -464,6 +468,9 @@ pub struct VmStatus {
     /// Status of the ring of checkpoints that was begun last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ring: Option<RingStatus>,
+    /// Replicas of the VM in an object store, if there were any since its process began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<super::ReplicaStatus>,
     /// Memory that has not arrived from an object store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arriving: Option<super::arriving::ArrivingStatus>,

@@ -1,7 +1,9 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::control::{AgentOrders, TimeOfDay};
+use crate::control::{AgentOrders, ReplicaStatus, TimeOfDay, ToldReplica};
 
 #[test]
 fn requests_have_the_documented_form() {
@@ -227,4 +229,32 @@ proptest! {
         line[at] = byte;
         let _ = decode_request(&line);
     }
+}
+
+#[test]
+fn a_note_of_replicas_is_decoded_and_its_lag_grows() {
+    let line = concat!(
+        r#"{"version":1,"op":"replicated","store":"s3://b/web","running":true,"every_us":5000000,"#,
+        r#""newest":"web@replica-00000007","lag_us":2000000}"#
+    );
+    let expected = ReplicaStatus {
+        store: "s3://b/web".into(),
+        running: true,
+        every_us: 5_000_000,
+        newest: Some("web@replica-00000007".into()),
+        lag_us: 2_000_000,
+        failure: None,
+    };
+    let decoded = decode_request(line.as_bytes()).unwrap();
+    assert_eq!(decoded, Request::Replicated(expected.clone()));
+    let told = ToldReplica::now(expected);
+    std::thread::sleep(Duration::from_millis(5));
+    let later = told.status();
+    assert!(later.lag_us >= 2_005_000, "{later:?}");
+    assert_eq!(later.lag(), Some(Duration::from_micros(later.lag_us)));
+    let ended = ReplicaStatus {
+        running: false,
+        ..later
+    };
+    assert_eq!(ended.lag(), None);
 }

@@ -16,6 +16,7 @@ mod memory;
 pub mod message;
 pub mod past;
 pub mod registry;
+mod replica;
 mod runtime_paths;
 pub mod server;
 pub mod spares;
@@ -29,6 +30,7 @@ pub use message::{
     RingRequest, SandboxStatus, SnapshotRequest, VmOrigin, VmState, VmStatus,
 };
 pub use registry::{Claim, NameChoice, RuntimeDir, VmRuntimePaths};
+pub use replica::{ReplicaStatus, ToldReplica};
 pub use server::ControlServer;
 
 use std::os::unix::net::UnixStream;
@@ -101,6 +103,9 @@ pub trait VmControl: Send + Sync {
 
     /// Takes the VM back to a snapshot; returns when it goes on from there.
     fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, VmError>;
+
+    /// Takes note of the VM's replicas in a store.
+    fn replicated(&self, _status: ReplicaStatus) {}
 
     /// Takes a stream of a process that fetches memory for the VM.
     fn arrive(&self, _fetcher: UnixStream) -> Result<(), VmError> {

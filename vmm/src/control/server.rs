@@ -372,6 +372,10 @@ fn carry_out(
                 report: Box::new(control.snapshot_for(request, &caller)?),
             }
         }
+        Request::Replicated(status) => {
+            control.replicated(status.clone());
+            Answer::Done
+        }
         Request::Arrive => {
             control.arrive(stream_of(descriptor)?)?;
             Answer::Done

@@ -69,6 +69,7 @@ impl VmControl for FakeVm {
             snapshots_taken: vec!["one".into()],
             ring: None,
             arriving: None,
+            replica: None,
             sandbox: None,
             reboot_count: 0,
             has_agent: false,

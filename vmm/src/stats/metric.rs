@@ -44,6 +44,13 @@ impl VmStats {
         metrics.extend(self.of_copies());
         metrics.extend(self.of_calls());
         metrics.extend(self.of_snapshots());
+        metrics.extend(self.replica_lag_ms.map(|lag_ms| {
+            gauge(
+                "replica_lag_milliseconds",
+                "age of the newest replica in an object store",
+                lag_ms,
+            )
+        }));
         metrics
     }
 

@@ -27,6 +27,9 @@ pub struct VmStats {
     pub snapshots: SnapshotStats,
     /// Writes of this process to the pool's catalog.
     pub pool: PoolWrites,
+    /// Age of the newest replica in an object store, in milliseconds, while there are replicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica_lag_ms: Option<u64>,
 }
 
 /// Copy-on-write and mapping counts of a running VM.

@@ -8,7 +8,7 @@ use std::{
     io::{ErrorKind::WouldBlock, Read, Write},
     os::{fd::AsFd, unix::net::UnixStream},
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -22,10 +22,12 @@ use super::{
 };
 use crate::{
     checkpoint::{TakeError, phases::Phases},
-    control::arriving::{ArrivingStatus, FetcherWord, GuestWord, LINE_BYTES_MAX, NUMBERS_MAX},
+    control::arriving::{
+        ArrivingStatus, FetcherWord, GuestWord, LINE_BYTES_MAX, NUMBERS_MAX, SILENCE_MAX,
+    },
     cow::{Arrival, CHUNK_SIZE_BYTES, CowError, Lack},
     error::ErrorKind,
-    sys::peer::Caller,
+    sys::peer::{Caller, peer_pid},
     threads::{ThreadKind, begin as begin_thread},
 };
 
@@ -90,6 +92,9 @@ impl Arrivals {
             stream,
             pending: Vec::new(),
             place,
+            heard_at: Instant::now(),
+            is_silent: false,
+            away: None,
         };
         link.stream
             .set_write_timeout(Some(PATIENCE))
@@ -112,8 +117,10 @@ impl Arrivals {
         ask_for(Resource::Thread).map_err(failed)?;
         if !arrival.link(frames_mapped) {
             return Err(
-                refused("the VM needs no memory, or another process fetches it")
-                    .with_remedy("'nvvmm ps' shows what it waits for"),
+                refused("the VM needs no memory, or another process fetches it").with_remedy(
+                    "'nvvmm ps' shows what it waits for; end a process that fetches and stands \
+                     still with 'kill -9 PID'",
+                ),
             );
         }
         let lost = Arc::clone(&arrival);
@@ -142,6 +149,11 @@ struct Link {
     stream: UnixStream,
     pending: Vec<u8>,
     place: Place,
+    /// The time of its last word, and whether that is too long ago.
+    heard_at: Instant,
+    is_silent: bool,
+    /// The reason that it gave last for which nothing arrives.
+    away: Option<String>,
 }
 
 impl Link {
@@ -206,13 +218,40 @@ impl Link {
                 PollFd::new(self.stream.as_fd(), PollFlags::POLLIN),
                 PollFd::new(arrival.wanted().rings(), PollFlags::POLLIN),
             ];
-            match poll(&mut fds, PollTimeout::NONE) {
+            let rest = SILENCE_MAX.saturating_sub(self.heard_at.elapsed());
+            let rest = match self.is_silent {
+                true => PollTimeout::NONE,
+                // One more, as the rest is cut to milliseconds.
+                false => PollTimeout::from((rest.as_millis() as u16).saturating_add(1)),
+            };
+            match poll(&mut fds, rest) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(errno) => return Err(VmError::io("wait for memory", &errno.into())),
             }
             if fds[1].any() == Some(true) {
                 arrival.wanted().hear();
             }
+            self.note_silence(arrival);
+        }
+    }
+
+    /// Says that nothing arrives when the other process says nothing, though it should.
+    fn note_silence(&mut self, arrival: &Arrival) {
+        if self.is_silent || self.heard_at.elapsed() < SILENCE_MAX {
+            return;
+        }
+        self.is_silent = true;
+        let why = silent(&self.stream);
+        tracing::warn!("the memory of the guest does not arrive for now: {why}");
+        arrival.set_away(Some(why));
+    }
+
+    /// Takes note that it says something.
+    fn note_word(&mut self, arrival: &Arrival) {
+        self.heard_at = Instant::now();
+        if std::mem::take(&mut self.is_silent) {
+            tracing::info!("the process that fetches speaks again");
+            arrival.set_away(self.away.clone());
         }
     }
 
@@ -248,6 +287,7 @@ impl Link {
         let mut landed: (Vec<(u32, u32)>, Option<u32>) = Default::default();
         let mut is_whole = false;
         while let Some(word) = self.next_word()? {
+            self.note_word(arrival);
             match word {
                 FetcherWord::Begin { .. } => return Err(senseless()),
                 FetcherWord::Landed { chunks, lacking } => {
@@ -256,12 +296,15 @@ impl Link {
                 }
                 FetcherWord::Away { why } => {
                     tracing::warn!("the memory of the guest does not arrive for now: {why}");
-                    arrival.set_away(Some(why));
+                    self.away = Some(why);
+                    arrival.set_away(self.away.clone());
                 }
                 FetcherWord::Back => {
                     tracing::info!("the memory of the guest arrives again");
+                    self.away = None;
                     arrival.set_away(None);
                 }
+                FetcherWord::Alive => {}
                 FetcherWord::Whole => is_whole = true,
             }
         }
@@ -289,6 +332,18 @@ impl Link {
             holder.pin_arriving(&self.place.snapshot, Some(self.place.identity))?;
         take(frames, entry.id).map_err(cow_error)?;
         Ok(holder.unpin_others(entry.id)?)
+    }
+}
+
+fn silent(stream: &UnixStream) -> String {
+    let time = SILENCE_MAX.as_secs();
+    match peer_pid(stream) {
+        Some(pid) => format!(
+            "the process that fetches it ({pid}) has said nothing for {time} s; it may be stopped"
+        ),
+        None => {
+            format!("the process that fetches it has said nothing for {time} s; it may be stopped")
+        }
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
     disk::{self, OpenDisk},
     error::ErrorKind,
     machine::{Hold, Machine},
+    ring::is_member_name,
     spec::{DiskSource, DiskSpec, NetSource, VmSpec},
     stats::VmStats,
     sys::peer::Caller,
@@ -91,6 +92,15 @@ pub(super) struct Seen {
     pub ending: bool,
     /// Names of snapshots taken, oldest first.
     pub taken: Vec<String>,
+}
+
+impl Seen {
+    /// Takes note of a snapshot. Those of `nvvmm replicate` come and go.
+    fn note(&mut self, name: &str) {
+        if !is_member_name(name) {
+            self.taken.push(name.to_owned());
+        }
+    }
 }
 
 impl Operation {
@@ -286,7 +296,7 @@ impl RunningVm {
         let stop = request.stop;
         let taken = self.take_whole(&mut operation, &request.name, &[], stop, pending)?;
         let mut seen = self.seen();
-        seen.taken.push(taken.report.name.clone());
+        seen.note(&taken.report.name);
         if request.stop {
             disk::note_saved(self.machine.disks());
             operation.quiesced = true;
@@ -384,7 +394,7 @@ impl RunningVm {
             outside_disks: stale_disks::outside(self.machine.disks()),
         })
         .map_err(take_error)?;
-        self.seen().taken.push(taken.report.name.clone());
+        self.seen().note(&taken.report.name);
         let mut report = taken.report;
         if request.verify {
             self.make_digests(taken.id, &mut report)?;
@@ -518,6 +528,7 @@ impl RunningVm {
             held_us_max: self.faults.longest_held().all_us(),
             snapshots: episode.snapshots.stats(),
             pool: self.holder.pool().writes(),
+            replica_lag_ms: None,
         }
     }
 

@@ -28,9 +28,9 @@ use crate::{
         AuditReport, GuestClock, GuestConnections, RestoreReport, SnapshotReport,
     },
     control::{
-        CaptureRequest, MemoryStatus, ResizedDisk, RestartRequest, RewindRequest, RingRequest,
-        SandboxStatus, SnapshotRequest, TakeRequest, VmControl, VmOrigin, VmState, VmStatus,
-        arriving::ArrivingStatus,
+        CaptureRequest, MemoryStatus, ReplicaStatus, ResizedDisk, RestartRequest, RewindRequest,
+        RingRequest, SandboxStatus, SnapshotRequest, TakeRequest, ToldReplica, VmControl, VmOrigin,
+        VmState, VmStatus, arriving::ArrivingStatus,
     },
     cow::Lack,
     error::ErrorKind,
@@ -77,6 +77,7 @@ pub(super) struct Supervisor {
     ended: AtomicBool,
     rewind: Mutex<Option<Box<WantedRewind>>>,
     ring: Mutex<Option<Ring>>,
+    replica: Mutex<Option<ToldReplica>>,
     /// The checkpoints of this VM's name that are its own.
     pub(super) own: Mutex<OwnCheckpoints>,
     /// Outcomes that depend on the guest's agent.
@@ -182,6 +183,7 @@ impl Supervisor {
             ended: AtomicBool::new(false),
             rewind: Mutex::new(None),
             ring: Mutex::new(None),
+            replica: Mutex::default(),
             own: Mutex::default(),
             outcomes: Mutex::default(),
             agent: OnceLock::new(),
@@ -237,6 +239,11 @@ impl Supervisor {
     /// The ring of checkpoints, if one was ever begun.
     pub fn ring(&self) -> MutexGuard<'_, Option<Ring>> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The replicas, as they were told of last.
+    fn replica(&self) -> MutexGuard<'_, Option<ToldReplica>> {
+        self.replica.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the VM rewound, by the thread that builds it.
@@ -422,6 +429,7 @@ impl VmControl for Supervisor {
             restore: None,
             snapshots_taken: Vec::new(),
             ring: self.ring().as_ref().map(Ring::status),
+            replica: self.replica().as_ref().map(ToldReplica::status),
             arriving: None,
             sandbox: facts.sandbox,
             reboot_count: self.reboots.count(),
@@ -463,7 +471,16 @@ impl VmControl for Supervisor {
 
     fn stats(&self) -> Result<VmStats, VmError> {
         let facts = &self.facts;
-        Ok(self.running()?.stats(facts.name(), facts.uptime_ms()))
+        let replica = self.replica().as_ref().map(ToldReplica::status);
+        let lag = replica.and_then(|replica| replica.lag());
+        Ok(VmStats {
+            replica_lag_ms: lag.map(|lag| lag.as_millis() as u64),
+            ..self.running()?.stats(facts.name(), facts.uptime_ms())
+        })
+    }
+
+    fn replicated(&self, status: ReplicaStatus) {
+        *self.replica() = Some(ToldReplica::now(status));
     }
 
     fn pause(&self) -> Result<(), VmError> {

@@ -37,6 +37,35 @@ impl ObjectId {
     }
 }
 
+/// Bytes at the beginning of a push's identity by which a series is known.
+const SERIES_BYTES: usize = 8;
+
+/// A series of pushes by one process at a time. The identities of its pushes begin alike, so that
+/// the next process finds what one has left that died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Series([u8; SERIES_BYTES]);
+
+impl Series {
+    /// The series of a name with this hash.
+    pub(crate) fn new(hash: [u8; 32]) -> Series {
+        let mut bytes = [0; SERIES_BYTES];
+        bytes.copy_from_slice(&hash[..SERIES_BYTES]);
+        Series(bytes)
+    }
+
+    /// An identity of a push of the series that nobody has had.
+    pub(crate) fn push(self) -> Result<ObjectId> {
+        let mut id = ObjectId::random()?;
+        id.0[..SERIES_BYTES].copy_from_slice(&self.0);
+        Ok(id)
+    }
+
+    /// True for a push of the series.
+    pub(crate) fn has(self, push: ObjectId) -> bool {
+        push.0.starts_with(&self.0)
+    }
+}
+
 impl FromStr for ObjectId {
     type Err = ();
 

@@ -14,7 +14,7 @@ use object_store::path::Path;
 use super::moving::push;
 use super::pools::*;
 use super::stores::*;
-use crate::{Error, GcOptions, Store, Use};
+use crate::{Error, GcOptions, PushOptions, Pusher, Store, Use};
 
 /// Turns of actors.
 #[derive(Default)]
@@ -72,6 +72,8 @@ impl Turns {
 #[derive(Clone, Copy)]
 enum Part<'p> {
     Pushes(&'p Bench, &'static str),
+    /// Pushes two snapshots in a series, and removes the first one.
+    Replicates(&'p Bench, [&'static str; 2]),
     Collects(u32),
     Removes(&'static str),
     /// Ends the pushes that it sees.
@@ -123,6 +125,15 @@ fn perform(part: Part<'_>, store: &Store) -> Option<&'static str> {
             Err(Error::PushEnded { .. }) => {}
             Err(error) => panic!("{name}: {error}"),
         },
+        Part::Replicates(from, [first, second]) => {
+            let mut pusher = Pusher::of_series(store.clone(), "web");
+            for name in [first, second] {
+                let pushed = pusher.push(&from.pool, name, &PushOptions::default(), &mut go_on);
+                pushed.unwrap();
+            }
+            store.remove(first).unwrap();
+            return Some(second);
+        }
         Part::Collects(times) => {
             for _ in 0..times {
                 store.gc(&GcOptions::default()).unwrap();
@@ -239,6 +250,30 @@ fn a_push_that_was_ended_by_hand_makes_nothing_or_is_whole() {
             Part::Collects(1),
         ];
         let pushed = act(&memory, &parts, seed);
+        assert_whole(&memory, &pushed, seed);
+    }
+}
+
+#[test]
+fn a_series_counts_on_nothing_that_was_condemned_since_its_last_push() {
+    let [base, one, _] = sources();
+    let replicated = pool_of(8 << 20);
+    for (name, own) in [("first", 5), ("second", 6)] {
+        let memory = Memory::from([(0, 77), (300, own), (600, 78)]);
+        take(&replicated.pool, name, &memory);
+    }
+    for seed in seeds() {
+        let (memory, store) = in_memory(None);
+        push(&store, &base.pool, "base").unwrap();
+        let parts = [
+            Part::Replicates(&replicated, ["first", "second"]),
+            Part::Collects(3),
+            Part::Removes("base"),
+            Part::Collects(2),
+            Part::Pushes(&one, "one"),
+        ];
+        let pushed = act(&memory, &parts, seed);
+        assert_eq!(pushed, ["second", "one"], "seed {seed}");
         assert_whole(&memory, &pushed, seed);
     }
 }

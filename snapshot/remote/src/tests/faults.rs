@@ -214,3 +214,41 @@ fn a_push_that_somebody_ends_while_it_commits_makes_nothing() {
         assert!(good.snapshots().unwrap().0.is_empty());
     }
 }
+
+/// A power cut may undo deletions in a directory, which are not flushed. Writes are.
+#[test]
+fn deletions_that_a_power_cut_undoes_harm_no_other_snapshot() {
+    let (from, to) = (source(), pool_of(32 << 20));
+    take(&from.pool, "b", &Memory::from([(3, 1), (900, 90)]));
+    let (memory, store) = in_memory(None);
+    push(&store, &from.pool, "b").unwrap();
+    push(&store, &from.pool, "a").unwrap();
+    let mut undone = all_objects(&memory);
+    store.remove("a").unwrap();
+    store.gc(&GcOptions::default()).unwrap();
+    undone.extend(all_objects(&memory));
+    let deleted = store.gc(&GcOptions::default()).unwrap().deleted_count;
+    assert_eq!(deleted, 1);
+    // The manifest and the list of condemned packs are back, and the pack is not.
+    undone.retain(|(path, _)| path.starts_with("snapshots/") || path.starts_with("condemned/"));
+    for (path, bytes) in undone {
+        overwrite(&memory, &path, bytes.to_vec());
+    }
+    let pulled = pull(&store, &to.pool, "a");
+    assert!(matches!(pulled, Err(Error::Missing { .. })), "{pulled:?}");
+    pull(&store, &to.pool, "b").unwrap();
+    assert_eq!(contents(&to.pool, "b").get(&900), Some(&90));
+    let faults = store.verify(&mut go_on).unwrap().faults;
+    assert!(
+        faults.iter().all(|fault| fault.snapshots == ["a"]),
+        "{faults:?}"
+    );
+    assert!(!faults.is_empty());
+    store.remove("a").unwrap();
+    for _ in 0..3 {
+        store.gc(&GcOptions::default()).unwrap();
+    }
+    assert_eq!(store.verify(&mut go_on).unwrap().faults, []);
+    push(&store, &from.pool, "a").unwrap();
+    assert_pulled(&store, &pool_of(32 << 20).pool);
+}

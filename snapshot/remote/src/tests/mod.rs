@@ -8,5 +8,6 @@ mod faults;
 mod forged;
 mod moving;
 mod pools;
+mod series;
 mod stores;
 mod versions;

@@ -112,6 +112,10 @@ pub struct RestoreArguments {
     /// Of a URL: memory that is fetched though the guest has not touched it
     #[arg(long, value_enum)]
     pub prefetch: Option<PrefetchChoice>,
+    /// Of a URL: keep the order of this guest's first touches in the store, in place of an earlier
+    /// one
+    #[arg(long)]
+    pub record: bool,
     /// The snapshot arrives from a store.
     #[arg(skip)]
     pub is_arriving: bool,

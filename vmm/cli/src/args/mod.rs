@@ -29,7 +29,7 @@ use self::{
     memory::MEMORY_EXAMPLES,
     migrate::MIGRATE_HELP,
     moving::{RECEIVE_EXAMPLES, SEND_EXAMPLES},
-    remote::{PULL_EXAMPLES, PUSH_HELP},
+    remote::{PULL_EXAMPLES, PUSH_HELP, REPLICATE_HELP},
     ring::{CHECKPOINT_EXAMPLES, REWIND_EXAMPLES},
     snapshot::{DIFF_EXAMPLES, EXPORT_HELP, RM_EXAMPLES, SNAPSHOT_EXAMPLES},
     spare::SPARE_HELP,
@@ -48,7 +48,7 @@ pub use self::{
     moving::{ReceiveArguments, SendArguments},
     net::{NetArguments, PortArguments},
     pool::{PoolCommand, PoolOption},
-    remote::{PullArguments, PushArguments, RemoteCommand, StoreOption},
+    remote::{PullArguments, PushArguments, RemoteCommand, ReplicateArguments, StoreOption},
     ring::{CheckpointArguments, RewindArguments},
     snapshot::{AdoptArguments, ExportArguments, RmArguments, SnapshotArguments},
     spare::SpareArguments,
@@ -323,6 +323,9 @@ pub enum Command {
     /// pull again: what has arrived is kept. The snapshot is foreign, as a received one is.
     #[command(after_long_help = PULL_EXAMPLES)]
     Pull(PullArguments),
+    /// Keep a ring of snapshots of a running VM in an object store
+    #[command(after_long_help = REPLICATE_HELP)]
+    Replicate(ReplicateArguments),
     /// List, remove, collect and verify what is in an object store
     #[command(subcommand)]
     Remote(RemoteCommand),

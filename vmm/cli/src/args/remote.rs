@@ -1,6 +1,7 @@
 //! Options of `nvvmm push`, `nvvmm pull` and `nvvmm remote`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
@@ -67,6 +68,65 @@ pub struct PushArguments {
     /// The form of the report.
     #[command(flatten)]
     pub json: JsonFlag,
+}
+
+pub(super) const REPLICATE_HELP: &str = "\
+Each replica is a snapshot of the VM in the store, with a name such as web@replica-00000007. What \
+a lost host costs is the lag: at most --every and the time of a push. It is in each line, in \
+'nvvmm ps' and in 'nvvmm stats'.
+
+While the store is away, this command goes on trying, and tells how the lag grows. It ends when \
+the VM ends, by Ctrl-C and by SIGTERM.
+
+Examples:
+  nvvmm replicate web s3://bucket/web --every 5s --keep 20 --key key
+  nvvmm restore s3://bucket/web/web@replica-00000007 --name web --key key
+      On another host: the VM goes on from there.";
+
+/// `nvvmm replicate`.
+#[derive(Debug, Args)]
+pub struct ReplicateArguments {
+    /// Name of the VM
+    #[arg(value_parser = values::vm_name, add = ArgValueCandidates::new(completion::vms))]
+    pub vm: String,
+    /// URL of the store, such as s3://bucket/web or file:///mnt/store; it is made if nothing is
+    /// there
+    #[arg(value_parser = values::store_url)]
+    pub url: StoreUrl,
+    /// Interval from the start of one replica to the start of the next, for example 5s; 0 starts
+    /// the next one at once
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = values::period)]
+    pub every: Duration,
+    /// Number of replicas to keep in the store. Each new one removes the oldest
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value = "20",
+        value_parser = whole_number::between::<u32>(1..=1000),
+    )]
+    pub keep: u32,
+    /// Encrypt with the key in this file (64 hexadecimal digits, readable by its owner alone).
+    /// A store is encrypted if the command that made it had a key
+    #[arg(long, value_name = "KEY-FILE")]
+    pub key: Option<PathBuf>,
+    /// Compression level of zstd
+    #[arg(
+        long,
+        value_name = "1-19",
+        default_value = "1",
+        value_parser = whole_number::between::<i32>(1..=19),
+    )]
+    pub level: i32,
+    /// Go on with the replicas that an earlier VM of the same name left, and remove them as new
+    /// ones come. Without this option the command is refused if there are any
+    #[arg(long)]
+    pub replace: bool,
+    /// The form of the output: with --json one object a line.
+    #[command(flatten)]
+    pub json: JsonFlag,
+    /// Pool of the VM: the process that pushes is started.
+    #[arg(long, hide = true, value_name = "POOL")]
+    pub pusher: Option<PathBuf>,
 }
 
 /// Memory that is fetched though the guest has not touched it.
@@ -138,6 +198,10 @@ pub struct PullArguments {
     /// With --for: memory that is fetched though the guest has not touched it
     #[arg(long, value_enum, requires = "for_vm")]
     pub prefetch: Option<PrefetchChoice>,
+    /// With --for: keep the order of this guest's first touches in the store, in place of an
+    /// earlier one
+    #[arg(long, requires = "for_vm")]
+    pub record: bool,
     /// The VM is still to be started.
     #[arg(long, hide = true, requires = "for_vm")]
     pub ahead: bool,

@@ -281,6 +281,8 @@ const MAKING: &[i64] = &[
     libc::SYS_renameat2,
     libc::SYS_unlink,
     libc::SYS_unlinkat,
+    libc::SYS_mkdir,
+    libc::SYS_mkdirat,
 ];
 
 fn killing(own: u32, network: Network) -> Result<Rules, BackendError> {

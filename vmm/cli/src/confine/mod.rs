@@ -73,7 +73,18 @@ const LANDLOCK: ABI = ABI::V6;
 /// # Errors
 /// [`ErrorKind::HostLacks`] when the kernel has no seccomp filters.
 pub fn to_pool(pool: &Path) -> Result<(), VmError> {
-    confine(Some(pool), &[], None, calls::Network::None)
+    confine(Some(pool), &[], Makes::Nothing, calls::Network::None)
+}
+
+/// The place where a confined command makes files.
+#[derive(Clone, Copy)]
+enum Makes<'p> {
+    /// Nowhere.
+    Nothing,
+    /// In this directory, if it can be kept to it.
+    IfKept(&'p Path),
+    /// In and below this directory: it is what the command is for.
+    All(&'p Path),
 }
 
 /// Confines this process to the pool, to reading these files, and below these directories, and to
@@ -81,7 +92,7 @@ pub fn to_pool(pool: &Path) -> Result<(), VmError> {
 fn confine(
     pool: Option<&Path>,
     read: &[PathBuf],
-    makes: Option<&Path>,
+    makes: Makes<'_>,
     network: calls::Network,
 ) -> Result<(), VmError> {
     let failed = |what: &dyn std::fmt::Display| {
@@ -97,9 +108,10 @@ fn confine(
         tracing::info!("this kernel has no Landlock: only system calls are restricted");
     }
     // Without Landlock files would be made anywhere.
-    let files = match makes.is_some() && files != RulesetStatus::NotEnforced {
-        true => calls::Files::Made,
-        false => calls::Files::Opened,
+    let files = match makes {
+        Makes::All(_) => calls::Files::Made,
+        Makes::IfKept(_) if files != RulesetStatus::NotEnforced => calls::Files::Made,
+        Makes::IfKept(_) | Makes::Nothing => calls::Files::Opened,
     };
     calls::restrict(std::process::id(), network, files).map_err(|e| failed(&e))?;
     #[cfg(debug_assertions)]
@@ -126,21 +138,31 @@ pub enum Reach {
 /// Confines this process, which has one thread, to its open files, to an object store, and to a
 /// pool if one is given.
 ///
-/// A command that writes to a directory is not confined: it makes files there, and what it reads is
-/// of its own making.
-///
 /// # Errors
 /// [`ErrorKind::HostLacks`] when the kernel has no seccomp filters.
 pub fn to_store(store: &Reach, pool: Option<&Path>) -> Result<(), VmError> {
     match store {
-        Reach::Directory { writes: true, .. } => Ok(()),
-        Reach::Directory { path, makes, .. } => confine(
-            pool,
-            std::slice::from_ref(path),
-            makes.as_deref(),
-            calls::Network::None,
-        ),
-        Reach::Network => confine(pool, &files_of_networks(), None, calls::Network::Clients),
+        Reach::Directory {
+            path,
+            writes,
+            makes,
+        } => {
+            let makes = match (writes, makes) {
+                (true, _) => Makes::All(path),
+                (false, Some(directory)) => Makes::IfKept(directory),
+                (false, None) => Makes::Nothing,
+            };
+            confine(
+                pool,
+                std::slice::from_ref(path),
+                makes,
+                calls::Network::None,
+            )
+        }
+        Reach::Network => {
+            let (files, network) = (files_of_networks(), calls::Network::Clients);
+            confine(pool, &files, Makes::Nothing, network)
+        }
     }
 }
 
@@ -160,7 +182,7 @@ fn files_of_networks() -> Vec<PathBuf> {
 fn restrict_files(
     pool: Option<&Path>,
     read: &[PathBuf],
-    makes: Option<&Path>,
+    makes: Makes<'_>,
     network: calls::Network,
 ) -> Result<RulesetStatus, RulesetError> {
     let of_pool =
@@ -179,7 +201,11 @@ fn restrict_files(
     let facts = facts.chain(read.iter().map(PathBuf::as_path));
     let facts = facts.map(|fact| (fact, of_fact));
     let of_made = of_fact | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile;
-    let makes = makes.map(|directory| (directory, of_made));
+    let makes = match makes {
+        Makes::Nothing => None,
+        Makes::IfKept(directory) => Some((directory, of_made)),
+        Makes::All(directory) => Some((directory, of_made | AccessFs::MakeDir)),
+    };
     let of_pool = pool.map(|pool| (pool, of_pool));
     for (path, rights) in facts.chain(of_pool).chain(makes) {
         // A fact that is not there is not read; for a pool that is not there its opening fails.

@@ -63,7 +63,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn of(error: &VmError) -> Self {
+    /// JSON of an error.
+    pub fn of(error: &VmError) -> Self {
         Self {
             kind: word(&error.kind),
             message: error.message.clone(),

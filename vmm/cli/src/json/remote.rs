@@ -6,7 +6,7 @@ use nvvmm_remote::{
 };
 use serde::Serialize;
 
-use super::{rfc3339, word};
+use super::{Failure, rfc3339, word};
 use crate::snapshot_commands::kind_word;
 
 /// Requests to a store, and bytes of objects.
@@ -76,6 +76,44 @@ impl Pushed {
             traffic: StoreTraffic::of(report.traffic),
         }
     }
+}
+
+/// Replication of a VM. A line comes with each replica, with each failure, and now and then while a
+/// push lasts.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Replication {
+    /// Name of the VM.
+    pub vm: String,
+    /// URL of the store.
+    pub store: String,
+    /// False once the VM has ended.
+    pub running: bool,
+    /// Name of the newest replica in the store.
+    pub newest_replica: Option<String>,
+    /// Time since the instant of the newest replica; of the one before, if one was pushed just now.
+    /// Before there is one, time since the command began.
+    pub lag_us: u64,
+    /// Replicas in the store.
+    pub kept_count: u64,
+    /// Sums of the push, if one has succeeded just now.
+    pub pushed: Option<PushedReplica>,
+    /// Reason why there is no newer replica, if there is one.
+    pub failure: Option<Failure>,
+}
+
+/// Sums of the push of a replica.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PushedReplica {
+    /// Memory that was read, in chunks of 2 MiB of which something was written.
+    pub read_bytes: u64,
+    /// Memory in pieces that the store lacked.
+    pub new_content_bytes: u64,
+    /// Bytes of objects that were sent.
+    pub sent_bytes: u64,
+    /// Requests to the store.
+    pub requests_count: u64,
 }
 
 /// Report of a snapshot that was pulled.

@@ -55,6 +55,7 @@ fn schemas() -> Vec<(&'static str, Value)> {
         ("remote ls", of::<Vec<remote::Stored>>()),
         ("remote rm", of::<Vec<remote::RemovedRemote>>()),
         ("remote verify", of::<remote::Verification>()),
+        ("replicate", of::<remote::Replication>()),
         (
             "restore",
             of::<Either<Either<vm::Vm, Vec<vm::Vm>>, process::Restarted>>(),

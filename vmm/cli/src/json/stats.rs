@@ -28,6 +28,8 @@ pub struct Stats {
     snapshot_totals: SnapshotTotals,
     /// Commits to the pool by this VM process.
     pool_commits: PoolCommits,
+    /// Age of the newest replica in an object store, while 'nvvmm replicate' makes some.
+    replica_lag_us: Option<u64>,
 }
 
 impl Stats {
@@ -42,6 +44,7 @@ impl Stats {
             held_max_us: whole_us(stats.held_us_max),
             snapshot_totals: SnapshotTotals::of(&stats.snapshots),
             pool_commits: PoolCommits::of(&stats.pool),
+            replica_lag_us: stats.replica_lag_ms.map(|ms| ms.saturating_mul(1000)),
         }
     }
 }

@@ -6,12 +6,12 @@ use nvvmm::checkpoint::report::{RamCounters, RestoreReport};
 use nvvmm::control::arriving::ArrivingStatus;
 use nvvmm::control::life::Life;
 use nvvmm::control::message;
-use nvvmm::control::{DiskStatus, NetStatus, SandboxStatus, VmOrigin, VmStatus};
+use nvvmm::control::{DiskStatus, NetStatus, ReplicaStatus, SandboxStatus, VmOrigin, VmStatus};
 use nvvmm::spec::{NetSource, Published};
 use serde::Serialize;
 
 use super::ring::Ring;
-use super::{Phase, blocks_bytes, path_text, rfc3339, whole_us, word};
+use super::{Failure, Phase, blocks_bytes, path_text, rfc3339, whole_us, word};
 
 /// VM.
 #[derive(Debug, Serialize)]
@@ -56,6 +56,8 @@ pub struct Vm {
     pub snapshots_taken: Option<Vec<String>>,
     /// The ring of checkpoints that was begun last.
     pub ring: Option<Ring>,
+    /// Replicas in an object store, if there were any since the VM process began.
+    pub replica: Option<Replica>,
     /// Memory that has not arrived from an object store; null once all has, and for other VMs.
     pub arriving: Option<Arriving>,
     /// Layers that confine the VM process.
@@ -86,6 +88,7 @@ impl Vm {
             restore: status.restore.as_ref().map(Restore::of),
             snapshots_taken: Some(status.snapshots_taken.clone()),
             ring: { status.ring.as_ref() }.map(|ring| Ring::of(&status.name, ring)),
+            replica: status.replica.as_ref().map(Replica::of),
             arriving: status.arriving.as_ref().map(Arriving::of),
             sandbox: status.sandbox.map(Sandbox::of),
             end: None,
@@ -132,9 +135,41 @@ impl Vm {
             restore: None,
             snapshots_taken: None,
             ring: None,
+            replica: None,
             arriving: None,
             sandbox: None,
             end: None,
+        }
+    }
+}
+
+/// Replicas of a VM in an object store.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Replica {
+    /// URL of the store.
+    pub store: String,
+    /// True until 'nvvmm replicate' ends in good order. If it was killed, the lag grows.
+    pub running: bool,
+    /// Interval from one replica to the next.
+    pub every_us: u64,
+    /// Name of the newest one in the store.
+    pub newest_replica: Option<String>,
+    /// Time since the instant of the newest one; before there is one, since replication began.
+    pub lag_us: u64,
+    /// Reason why there is no newer one, if there is one.
+    pub failure: Option<Failure>,
+}
+
+impl Replica {
+    fn of(status: &ReplicaStatus) -> Self {
+        Self {
+            store: status.store.clone(),
+            running: status.running,
+            every_us: status.every_us,
+            newest_replica: status.newest.clone(),
+            lag_us: status.lag_us,
+            failure: status.failure.as_ref().map(Failure::of),
         }
     }
 }

@@ -93,12 +93,21 @@ fn each_command_that_parses_what_others_wrote_is_confined() {
     let image = image.to_str().unwrap();
     let url = format!("file://{}", world.path("").display());
     let store = url.trim_end_matches('/');
+    let pool = world.path("pool");
+    let pool = pool.to_str().unwrap();
+    // These may remove files in it, and the victim is outside.
+    let within = format!("{store}/store");
+    fs::create_dir(world.path("store")).unwrap();
     let snapshot = format!("{store}/a");
     for arguments in [
         &["receive"][..],
         &["pull", &snapshot],
         &["remote", "ls", store],
         &["remote", "verify", store],
+        &["remote", "rm", &within, "a"],
+        &["remote", "gc", &within],
+        &["push", "a", &within],
+        &["replicate", "--pusher", pool, "--", "web", &within],
         &["disk", "import", image, "--name", "x"],
         &["disk", "export", "nothing", core],
         &["disk", "export", "nothing", "-"],

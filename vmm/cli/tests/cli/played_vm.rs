@@ -110,6 +110,7 @@ impl VmControl for Played {
             snapshots_taken: Vec::new(),
             ring: None,
             arriving: None,
+            replica: None,
             sandbox: None,
             reboot_count: 0,
             has_agent: false,
