@@ -110,7 +110,7 @@ impl Frozen {
             owner.describe(process);
         }
         let of_held = &owners[image.processes.len()..];
-        image.held = collected.held.finish(&views, of_held);
+        (image.held, image.segments) = collected.held.finish(&views, of_held);
         Ok(Captured { image, rounds })
     }
 }

@@ -12,7 +12,7 @@ pub use crate::special::{
     Special, Timer, Watch, Watches,
 };
 pub use confined::{Confined, Filter};
-pub use held::{HeldFile, HeldKind};
+pub use held::{HeldFile, HeldKind, SegmentMark};
 pub use settings::{Attached, Ended, ProcessTimer, RecordLock, Settings, ThreadSettings};
 pub use state::{
     Advice, AltStack, Credentials, Image, ItimerValue, Mapped, MappedFile, Mapping, OpenFile,

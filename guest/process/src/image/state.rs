@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Attached, Confined, Ended, HeldFile, Settings};
+use super::{Attached, Confined, Ended, HeldFile, SegmentMark, Settings};
 use crate::arch::Registers;
 use crate::error::Pid;
 use crate::observe::{Ids, Kernel, MemoryLayout};
@@ -42,6 +42,8 @@ pub struct Image {
     pub confined: Vec<Confined>,
     /// Pairs of which a listener has accepted one end. None in an image of version 1, 2 or 3.
     pub connections: Vec<Connection>,
+    /// Segments of System V shared memory among the held files. None in an image of version 1 to 4.
+    pub segments: Vec<SegmentMark>,
 }
 
 impl Image {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Connection, Image, Mapped, Mapping, OpenFile, PageRun, Process, SocketState, Thread, What,
+    Connection, HeldKind, Image, Mapped, Mapping, OpenFile, PageRun, Process, SocketState, Thread, What,
 };
 use crate::arch::{PAGE_BYTES, TASK_END};
 use crate::special::SocketPair;
@@ -308,6 +308,13 @@ impl Image {
             self.validate_pages(&file.pages, 0, end)?;
             ensure(file.mode <= 0o7777, "a held file has no permissions")?;
         }
+        ensure(
+            self.segments.iter().all(|mark| {
+                let file = self.held.get(mark.held as usize);
+                file.is_some_and(|file| matches!(file.kind, HeldKind::Segment { .. }))
+            }),
+            "a segment of memory is missing",
+        )?;
         ensure(
             self.confined.is_empty() || self.confined.len() == self.processes.len(),
             "confinement of processes is missing",

@@ -26,6 +26,7 @@ mod placing;
 mod poll_sets;
 mod process;
 mod reserve;
+mod segments;
 mod socket_pairs;
 mod sockets;
 mod stubs;

@@ -10,8 +10,8 @@ mod terminal;
 mod unix_sockets;
 
 pub use held::{
-    Segment, View, add_seals, make_segment, memory_file, remove_segment, seals, segment,
-    shared_anonymous,
+    Segment, View, add_seals, lock_segment, make_segment, memory_file, remove_segment, seals,
+    segment, shared_anonymous,
 };
 pub use process::{
     FileTable, OWNER_GROUP, OWNER_THREAD, Schedule, WITNESS_NAME, affinity, can_flush_l1d,

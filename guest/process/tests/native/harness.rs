@@ -201,6 +201,11 @@ impl Subject {
         }
     }
 
+    /// Says that a test has restarted it by itself.
+    pub fn is_restarted(&mut self) {
+        self.reaped = false;
+    }
+
     pub fn restart(&mut self, image: &Image, pages: &mut dyn PageSource) {
         self.restart_with(None, image, pages);
     }
