@@ -24,10 +24,10 @@ const VERSION_2: u32 = 2;
 /// The oldest version: the state ends before the field `barriers`.
 const VERSION_1: u32 = 1;
 /// The encodings of the lists that an older state lacks: all of them are empty.
-const LACKS_4: [u8; 1] = [0; 1];
-const LACKS_3: [u8; 4] = [0; 4];
-const LACKS_2: [u8; 8] = [0; 8];
-const LACKS_1: [u8; 9] = [0; 9];
+const LACKS_4: [u8; 2] = [0; 2];
+const LACKS_3: [u8; 5] = [0; 5];
+const LACKS_2: [u8; 9] = [0; 9];
+const LACKS_1: [u8; 10] = [0; 10];
 const HEADER_BYTES: usize = 24;
 /// The architecture of images from before this field: x86-64.
 const UNNAMED: u32 = 0;

@@ -114,9 +114,9 @@ fn the_encoded_image_of_version_4_does_not_change() {
     let image = image_of_version_4();
     let encoded = image.encode().expect("an image");
     assert_eq!(Image::decode(bytes).expect("an image"), image);
-    // Behind it there is the list of version 5, which is empty.
+    // Behind it there are the lists of version 5, which are empty.
     assert!(
-        encoded[24..encoded.len() - 1] == bytes[24..],
+        encoded[24..encoded.len() - 2] == bytes[24..],
         "it is encoded otherwise"
     );
 }

@@ -15,6 +15,7 @@ use super::held::HeldFiles;
 use super::options::RestartOptions;
 use super::paths::Paths;
 use super::pipes::FilledPipe;
+use super::terminals::Terminals;
 use crate::error::{Error, Pid, ProcessPart, Refusal, failed};
 use crate::image::{Image, MappedFile, OpenFile, What};
 use crate::sys;
@@ -33,7 +34,12 @@ pub struct OpenFiles {
 
 impl OpenFiles {
     /// Opens all of them.
-    pub fn open(image: &Image, options: &RestartOptions, held: &HeldFiles) -> Result<Self, Error> {
+    pub fn open(
+        image: &Image,
+        options: &RestartOptions,
+        held: &HeldFiles,
+        terminals: &Terminals,
+    ) -> Result<Self, Error> {
         let identities = Identities::of(image)?;
         let mut pipes = Vec::new();
         for (index, pipe) in (0..).zip(&image.pipes) {
@@ -72,6 +78,7 @@ impl OpenFiles {
                     let opened = held.open(*index, OFlag::from_bits_retain(file.flags))?;
                     go_to(file, opened).map_err(failed("open a file without a name"))?
                 }
+                What::Terminal { terminal, end } => terminals.open(file, *terminal, *end)?,
                 // Until there are processes.
                 What::ProcessFile { .. } | What::SocketEnd { .. } => {
                     with_flags(file, sys::event_counter(false))?
@@ -96,6 +103,11 @@ impl OpenFiles {
             }
         }
         Ok(())
+    }
+
+    /// Puts an open file where it belongs.
+    pub fn put(&mut self, file: u32, made: OwnedFd) {
+        self.files[file as usize] = made;
     }
 
     /// Puts the ends of a pair of sockets where they belong.
@@ -218,7 +230,7 @@ fn go_to(file: &OpenFile, opened: OwnedFd) -> io::Result<OwnedFd> {
 }
 
 /// A file that was made without flags, with those of its former one.
-fn with_flags(file: &OpenFile, made: io::Result<OwnedFd>) -> Result<OwnedFd, Error> {
+pub fn with_flags(file: &OpenFile, made: io::Result<OwnedFd>) -> Result<OwnedFd, Error> {
     let made = made.map_err(failed("make a file without a path"))?;
     let flags = OFlag::from_bits_retain(file.flags & !libc::O_ASYNC);
     fcntl(&made, FcntlArg::F_SETFL(flags)).map_err(failed("set the flags of a file"))?;

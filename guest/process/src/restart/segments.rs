@@ -1,5 +1,5 @@
-//! Segments of System V shared memory. One that has outlived its processes is taken over: its content
-//! becomes the image's. Another one that has its number by now is refused.
+//! Segments of System V shared memory. One that has outlived its processes is taken over: its
+//! content becomes the image's. Another one that has its number by now is refused.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -89,8 +89,9 @@ fn refusal(image: &Image, held: u32, id: i32, found: &Segment) -> Error {
         0 => format!("another one, which process {} has made", found.creator),
         users => format!("in use ({users} mappings)"),
     };
-    let reason =
-        format!("was the segment {id} of System V shared memory; what has that number now is {how}");
+    let reason = format!(
+        "was the segment {id} of System V shared memory; what has that number now is {how}"
+    );
     let uses_it = |what: Mapped| matches!(what, Mapped::SharedHeld { held: of, .. } if of == held);
     let place = image.processes.iter().find_map(|process| {
         let mut mappings = process.mappings.iter();

@@ -7,7 +7,7 @@ use nvvmm_process::image::{HeldKind, What};
 use nvvmm_process::{CaptureOptions, Error, FreezeEnd, Image, RestartOptions, restart};
 
 use crate::for_each_refusal;
-use crate::harness::{Subject, can_run, one_at_a_time};
+use crate::harness::{Subject, can_run, one_at_a_time, with_terminals};
 use crate::scenarios::is_refused;
 
 /// Both the check before a freeze and the one inside must refuse the scenario; the process goes on,
@@ -16,6 +16,7 @@ fn refused(scenario: &str, place: &str, reason: &str) {
     if !can_run() {
         return;
     }
+    let _terminals = scenario.contains("terminal").then(with_terminals);
     let mut subject = Subject::start(scenario);
     for found in [
         subject.check(),
@@ -243,6 +244,28 @@ fn make_segment(id: i32, key: i32, size_bytes: u64) {
         found.shm_perm.uid = 1234;
         assert_eq!(nix::libc::shmctl(id, nix::libc::IPC_SET, &mut found), 0);
     }
+}
+
+/// The number of a terminal that somebody else has by the time of a restart.
+#[test]
+fn restart_without_the_number_of_a_terminal() {
+    if !can_run() {
+        return;
+    }
+    let _terminals = with_terminals();
+    let mut subject = Subject::start("terminals");
+    let captured = subject.capture(CaptureOptions::default(), FreezeEnd::Kill);
+    let (image, mut pages) = captured.unwrap_or_else(|error| panic!("capture: {error}"));
+    subject.reap_killed(&image);
+    let other = nix::pty::posix_openpt(nix::fcntl::OFlag::O_RDWR).expect("a terminal");
+    let refused = {
+        let _alone = one_at_a_time();
+        restart(&image, &RestartOptions::default(), None, &mut pages)
+    };
+    expect_refusal(refused, "whose number somebody else has now");
+    drop(other);
+    subject.restart(&image, &mut pages);
+    subject.finish();
 }
 
 /// A restart refuses a file that was mapped and has changed, a kernel other than the image's, and a
