@@ -78,7 +78,9 @@ impl OpenFiles {
                     let opened = held.open(*index, OFlag::from_bits_retain(file.flags))?;
                     go_to(file, opened).map_err(failed("open a file without a name"))?
                 }
-                What::Terminal { terminal, end } => terminals.open(file, *terminal, *end)?,
+                What::Terminal { terminal, end } => {
+                    with_flags(file, Ok(terminals.open(file.flags, *terminal, *end)?))?
+                }
                 // Until there are processes.
                 What::ProcessFile { .. } | What::SocketEnd { .. } => {
                     with_flags(file, sys::event_counter(false))?
@@ -230,7 +232,7 @@ fn go_to(file: &OpenFile, opened: OwnedFd) -> io::Result<OwnedFd> {
 }
 
 /// A file that was made without flags, with those of its former one.
-pub fn with_flags(file: &OpenFile, made: io::Result<OwnedFd>) -> Result<OwnedFd, Error> {
+fn with_flags(file: &OpenFile, made: io::Result<OwnedFd>) -> Result<OwnedFd, Error> {
     let made = made.map_err(failed("make a file without a path"))?;
     let flags = OFlag::from_bits_retain(file.flags & !libc::O_ASYNC);
     fcntl(&made, FcntlArg::F_SETFL(flags)).map_err(failed("set the flags of a file"))?;

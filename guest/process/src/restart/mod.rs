@@ -28,6 +28,7 @@ mod poll_sets;
 mod process;
 mod reserve;
 mod segments;
+mod sessions;
 mod socket_pairs;
 mod sockets;
 mod stubs;
@@ -80,7 +81,7 @@ pub fn restart(
     }
     stubs.make_ended()?;
     stubs.set_groups()?;
-    terminals.set(&mut stubs, &mut files)?;
+    sessions::set(&mut stubs, image, &terminals, &mut files)?;
     stubs.end_leaders()?;
     stubs.end_children()?;
     stubs.stop()?;

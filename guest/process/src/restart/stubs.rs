@@ -183,7 +183,7 @@ impl<'a> Stubs<'a> {
         // Before it has children, so that they are in its session.
         if process.session == process.pid {
             stub.call("make a session", libc::SYS_setsid, &[])?;
-            self.terminals.control(stub)?;
+            self.terminals.control(&stub.blank, process.pid)?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Pseudo-terminals with their old numbers, and the sessions that they control.
+//! Pseudo-terminals with their old numbers.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -6,13 +6,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
+use super::blank::Blank;
 use super::check::path;
 use super::fetch::Fetch;
-use super::files::{OpenFiles, with_flags};
-use super::makers::take;
-use super::stubs::{Stub, Stubs};
 use crate::error::{Error, Pid, failed};
-use crate::image::{Image, OpenFile, Terminal, TerminalEnd, What};
+use crate::image::{Image, Terminal, TerminalEnd};
 use crate::sys;
 
 /// The pseudo-terminals of an image, in its order.
@@ -49,60 +47,38 @@ impl<'a> Terminals<'a> {
     }
 
     /// An open file of an end. One that is opened as the controlling terminal comes later.
-    pub fn open(&self, file: &OpenFile, terminal: u32, end: TerminalEnd) -> Result<OwnedFd, Error> {
+    pub fn open(&self, flags: i32, terminal: u32, end: TerminalEnd) -> Result<OwnedFd, Error> {
         let master = &self.made[terminal as usize].master;
-        match end {
-            TerminalEnd::Master => with_flags(file, master.try_clone()),
+        let opened = match end {
+            TerminalEnd::Master => master.try_clone(),
             TerminalEnd::Slave => {
-                let harmless = file.flags & !(libc::O_CREAT | libc::O_TRUNC | libc::O_ASYNC);
-                sys::open_peer(master.as_fd(), harmless).map_err(failed("open a terminal"))
+                let harmless = flags & !(libc::O_CREAT | libc::O_TRUNC | libc::O_ASYNC);
+                sys::open_peer(master.as_fd(), harmless)
             }
-            TerminalEnd::Controlling => with_flags(file, sys::event_counter(false)),
-        }
+            TerminalEnd::Controlling => sys::event_counter(false),
+        };
+        opened.map_err(failed("open a terminal"))
     }
 
     /// Gives the leader of a session its controlling terminal. Those that it forks have it, too.
-    pub fn control(&self, stub: &Stub) -> Result<(), Error> {
-        let pid = stub.process.pid;
+    pub fn control(&self, blank: &Blank, pid: Pid) -> Result<(), Error> {
         let terminals = self.image.terminals.iter().zip(&self.made);
         for (_, made) in terminals.filter(|(terminal, _)| terminal.session == pid) {
             let arguments = [libc::TIOCSCTTY, 0];
-            made.ask(stub, "take a controlling terminal", arguments)?;
+            made.ask(blank, "take a controlling terminal", arguments)?;
         }
         Ok(())
     }
 
-    /// Sets the foreground groups, all of which are there, and takes the terminals from those that
-    /// have given them up. Opens them as the controlling ones.
-    pub fn set(&self, stubs: &mut Stubs, files: &mut OpenFiles) -> Result<(), Error> {
-        for (index, (terminal, made)) in (0..).zip(self.image.terminals.iter().zip(&self.made)) {
-            if terminal.session == 0 {
-                continue;
-            }
-            let stub = find(stubs, terminal.session)?;
-            if terminal.foreground != 0 {
-                let group = stub.put(&terminal.foreground.to_le_bytes())?;
-                let arguments = [libc::TIOCSPGRP, group];
-                made.ask(stub, "set the foreground group", arguments)?;
-            }
-            for (number, file) in (0..).zip(&self.image.files) {
-                let end = TerminalEnd::Controlling;
-                if file.what
-                    == (What::Terminal {
-                        terminal: index,
-                        end,
-                    })
-                {
-                    files.put(number, open_controlling(stub, file)?);
-                }
-            }
-            for pid in &terminal.without {
-                let arguments = [libc::TIOCNOTTY, 0];
-                let stub = find(stubs, *pid)?;
-                made.ask(stub, "give up a controlling terminal", arguments)?;
-            }
-        }
-        Ok(())
+    /// Has a stub make a request of a terminal: its number and argument.
+    pub fn ask(
+        &self,
+        terminal: usize,
+        blank: &Blank,
+        op: &str,
+        request: [u64; 2],
+    ) -> Result<(), Error> {
+        self.made[terminal].ask(blank, op, request)
     }
 
     /// Sends what the terminals had not received yet, just before the processes run.
@@ -117,31 +93,15 @@ impl<'a> Terminals<'a> {
 
 impl Made {
     /// Has a stub make a request of the terminal.
-    fn ask(&self, stub: &Stub, op: &str, [request, argument]: [u64; 2]) -> Result<(), Error> {
+    fn ask(&self, blank: &Blank, op: &str, [request, argument]: [u64; 2]) -> Result<(), Error> {
         let slave = self.slave.as_ref();
         let slave = slave.ok_or(Error::BadImage("a session has a terminal that hung up"))?;
-        let fetch = Fetch::new(&stub.blank, 0)?;
-        let fd = fetch.get(&stub.blank, slave.as_raw_fd())?;
-        stub.call(op, libc::SYS_ioctl, &[fd, request, argument])?;
-        stub.call("close a descriptor", libc::SYS_close, &[fd])?;
-        fetch.end(&stub.blank)
+        let fetch = Fetch::new(blank, 0)?;
+        let fd = fetch.get(blank, slave.as_raw_fd())?;
+        blank.call(op, libc::SYS_ioctl, &[fd, request, argument])?;
+        blank.call("close a descriptor", libc::SYS_close, &[fd])?;
+        fetch.end(blank)
     }
-}
-
-/// Opens /dev/tty as the leader of a session does.
-fn open_controlling(stub: &Stub, file: &OpenFile) -> Result<OwnedFd, Error> {
-    let name = stub.put(b"/dev/tty\0")?;
-    let flags = file.flags & (libc::O_ACCMODE | libc::O_NONBLOCK) | libc::O_NOCTTY;
-    let at = libc::AT_FDCWD as u64;
-    let arguments = [at, name, (flags | libc::O_CLOEXEC) as u64, 0];
-    let fd = stub.call("open /dev/tty", libc::SYS_openat, &arguments)?;
-    take(stub, fd)
-}
-
-fn find<'s, 'i>(stubs: &'s mut Stubs<'i>, pid: Pid) -> Result<&'s Stub<'i>, Error> {
-    let stubs: &'s [Stub<'i>] = stubs.all();
-    let found = stubs.iter().find(|stub| stub.process.pid == pid);
-    found.ok_or(Error::BadImage("a terminal is of a session that is none"))
 }
 
 /// Opens masters until these numbers are among theirs: the kernel gives the lowest free one.

@@ -40,14 +40,14 @@ pub struct TerminalContent {
 pub struct TerminalLine {
     /// Its bytes, with the one that ends it.
     pub bytes: Vec<u8>,
-    /// It was ended as a file ends (VEOF), by none of its bytes.
+    /// True if it was ended as a file ends (VEOF), by none of its bytes.
     pub ends_file: bool,
 }
 
 /// The reason why a terminal's output stands still.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stopped {
-    /// It does not.
+    /// None: it does not.
     #[default]
     No,
     /// A key (VSTOP).
