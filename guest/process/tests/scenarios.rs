@@ -77,12 +77,17 @@ macro_rules! for_each_survivor {
             children_that_are_stopped: "stopped-child",
             event_loop_of_parent_and_child: "shared-loop",
             signal_of_a_childs_end: "exit-signal",
+            terminals_with_what_is_in_them: "terminals",
+            terminal_with_more_than_it_receives: "terminal-of-bytes",
+            terminals_whose_output_was_stopped: "stopped-terminals",
+            shell_with_jobs_on_a_terminal: "terminal-tree",
         }
     };
 }
 
 /// The scenarios that have children, and are captured with them.
-pub const WITH_CHILDREN: [&str; 12] = [
+pub const WITH_CHILDREN: [&str; 13] = [
+    "terminal-tree",
     "tree",
     "unix-connections",
     "other-root",
@@ -124,6 +129,8 @@ macro_rules! for_each_refusal {
             directory_shared_with_a_child: "shared-directory", "process", "shares its directory",
             children_without_tree: "child", "process", "has children",
             traced_process: "traced", "thread", "is traced by process",
+            terminal_that_nobody_has_opened: "unopened-terminal", "fd", "nobody has opened yet",
+            terminal_that_others_have: "outside-terminal", "fd", "that process",
             code_of_32_bits: "32-bit", "process", "is a 32-bit program",
         }
     };

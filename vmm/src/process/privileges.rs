@@ -121,6 +121,7 @@ fn file_opened_as_root(image: &Image) -> Option<String> {
         | What::SocketEnd { .. }
         | What::Socket(_)
         | What::Held { .. }
+        | What::Terminal { .. }
         | What::ProcessFile { .. } => None,
     });
     let mut processes = image.processes.iter();

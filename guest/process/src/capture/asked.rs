@@ -42,6 +42,8 @@ pub struct Answers {
     pub locks_memory: i32,
     pub has_keys: bool,
     pub timers: Vec<ProcessTimer>,
+    /// Those of the unsure descriptors that have no FD_CLOEXEC.
+    pub stay_open: Vec<i32>,
     pub threads: Vec<ThreadAnswers>,
 }
 
@@ -59,11 +61,13 @@ pub struct ThreadAnswers {
 }
 
 /// Asks a frozen process; afterwards its state is as before, whatever the result. `witness` is a
-/// process into which a thread that is not confined may look.
+/// process into which a thread that is not confined may look. `unsure` are descriptors of which
+/// /proc does not tell if they have FD_CLOEXEC.
 pub fn ask(
     process: &FrozenProcess,
     syscall_at: u64,
     witness: Option<Pid>,
+    unsure: &[i32],
 ) -> Result<Answers, Error> {
     let memory = Memory::open(process.pid)?;
     with_remote(process, 0, syscall_at, |remote| {
@@ -82,11 +86,13 @@ pub fn ask(
             room,
             witness,
         };
+        let stay_open = asking.stay_open(unsure);
         let answers = ask_all(process, &asking, syscall_at);
         remote.call("unmap a page", libc::SYS_munmap, &[room, PAGE_BYTES])?;
         let locks_memory = locks_memory?;
         Ok(Answers {
             locks_memory,
+            stay_open: stay_open?,
             ..answers?
         })
     })
@@ -155,6 +161,19 @@ impl Asking<'_> {
         let mut bytes = [[0u8; 8]; N];
         self.memory.read(self.room, bytes.as_flattened_mut())?;
         Ok(bytes.map(u64::from_le_bytes))
+    }
+
+    /// Those of these descriptors that have no FD_CLOEXEC.
+    fn stay_open(&self, unsure: &[i32]) -> Result<Vec<i32>, Error> {
+        let mut found = Vec::new();
+        for fd in unsure {
+            let arguments = [*fd as u64, libc::F_GETFD as u64, 0];
+            let flags = (self.remote).call("ask a descriptor", libc::SYS_fcntl, &arguments)?;
+            if flags & libc::FD_CLOEXEC as u64 == 0 {
+                found.push(*fd);
+            }
+        }
+        Ok(found)
     }
 
     fn process(&self) -> Result<Answers, Error> {

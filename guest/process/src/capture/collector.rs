@@ -19,7 +19,7 @@ use super::{attached, poll_sets};
 use crate::error::{Error, Pid, ProcessPart, failed};
 use crate::image::{Attached, Connection, OpenFile, Pipe, ProcessDescriptor, RecordLock, What};
 use crate::observe::{self, Descriptor, LockKind, PipeId};
-use crate::special::{SocketEnd, SocketPair, Special, SpecialKind};
+use crate::special::{SocketEnd, SocketPair, Special, SpecialKind, Terminal};
 use crate::sys;
 
 /// The open files of an image, gathered so far.
@@ -35,6 +35,8 @@ pub struct Collector<'a> {
     pipes: HashMap<PipeId, u32>,
     /// Pairs of sockets, by the inode numbers of their ends.
     pairs: Vec<[u64; 2]>,
+    /// Pseudo-terminals, by number.
+    terminals: Vec<u32>,
     /// Files whose content goes into the image; mappings have some of them, too.
     pub held: HeldFiles,
 }
@@ -48,6 +50,7 @@ pub struct Collected {
     pub attached: Vec<Attached>,
     pub pairs: Vec<SocketPair>,
     pub connections: Vec<Connection>,
+    pub terminals: Vec<Terminal>,
 }
 
 impl<'a> Collector<'a> {
@@ -60,12 +63,17 @@ impl<'a> Collector<'a> {
             numbers: HashMap::new(),
             pipes: HashMap::new(),
             pairs: Vec::new(),
+            terminals: Vec::new(),
             held: HeldFiles::default(),
         }
     }
 
-    /// The descriptors of a process.
-    pub fn descriptors(&mut self, process: &Observed) -> Result<Vec<ProcessDescriptor>, Error> {
+    /// The descriptors of a process; those that stay open at exec(2) whatever /proc says are given.
+    pub fn descriptors(
+        &mut self,
+        process: &Observed,
+        stay_open: &[i32],
+    ) -> Result<Vec<ProcessDescriptor>, Error> {
         let mut descriptors = Vec::new();
         for open in &process.descriptors {
             let file = self.file(process.pid, open)?;
@@ -73,7 +81,7 @@ impl<'a> Collector<'a> {
             descriptors.push(ProcessDescriptor {
                 fd: open.fd,
                 file,
-                close_on_exec: open.flags & libc::O_CLOEXEC != 0,
+                close_on_exec: open.flags & libc::O_CLOEXEC != 0 && !stay_open.contains(&open.fd),
             });
         }
         Ok(descriptors)
@@ -143,6 +151,10 @@ impl<'a> Collector<'a> {
             }
             Ok(Kind::Held) => self.held(pid, open)?,
             Ok(Kind::Stdio) => stdio(pid, open.fd)?,
+            Ok(Kind::Terminal(number, end)) => What::Terminal {
+                terminal: self.terminal(number),
+                end,
+            },
             // Such a descriptor was refused before, and cannot have changed since.
             Err(_) => {
                 return Err(Error::BadImage(
@@ -151,8 +163,8 @@ impl<'a> Collector<'a> {
             }
         };
         self.files.push(OpenFile {
+            flags: flags(open) | kept_flags(pid, open, &what)?,
             what,
-            flags: flags(open),
             offset: open.position,
         });
         self.owners.push((pid, open.clone()));
@@ -162,6 +174,14 @@ impl<'a> Collector<'a> {
     fn pipe(&mut self, pipe: PipeId) -> u32 {
         let next = self.pipes.len() as u32;
         *self.pipes.entry(pipe).or_insert(next)
+    }
+
+    fn terminal(&mut self, number: u32) -> u32 {
+        let known = self.terminals.iter().position(|other| *other == number);
+        known.unwrap_or_else(|| {
+            self.terminals.push(number);
+            self.terminals.len() - 1
+        }) as u32
     }
 
     fn held(&mut self, pid: Pid, open: &Descriptor) -> Result<What, Error> {
@@ -255,6 +275,10 @@ impl<'a> Collector<'a> {
             all.extend(found);
         }
         attached::refuse_others(&all, &self.owners, processes)?;
+        // Last, because it takes something out for a moment.
+        let terminals = self.terminals.iter();
+        let terminals = terminals.map(|number| self.outside.terminals.take(*number, processes));
+        let terminals = terminals.collect::<Result<_, _>>()?;
         Ok(Collected {
             held: self.held,
             files: self.files,
@@ -262,6 +286,7 @@ impl<'a> Collector<'a> {
             attached: all,
             pairs,
             connections,
+            terminals,
         })
     }
 
@@ -295,6 +320,16 @@ fn stdio(pid: Pid, fd: i32) -> Result<What, Error> {
         stream: fd,
         terminal: sys::terminal_modes(borrow(pid, fd)?.as_fd()),
     })
+}
+
+/// O_CLOEXEC, if an end of a terminal has it beside its descriptors (TIOCGPTPEER).
+fn kept_flags(pid: Pid, open: &Descriptor, what: &What) -> Result<i32, Error> {
+    let What::Terminal { .. } = what else {
+        return Ok(0);
+    };
+    let copy = borrow(pid, open.fd)?;
+    let flags = fcntl(&copy, FcntlArg::F_GETFL).map_err(failed("ask for the flags of a file"))?;
+    Ok(flags & libc::O_CLOEXEC)
 }
 
 fn special(pid: Pid, open: &Descriptor, kind: SpecialKind) -> Result<What, Error> {

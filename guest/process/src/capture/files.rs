@@ -12,7 +12,7 @@ use crate::error::{Error, Pid, failed};
 use crate::image::{MappedFile, Socket};
 use crate::observe::{self, Descriptor, FileId, LockKind, Mapping, PipeId, identity};
 use crate::pages::WINDOWS;
-use crate::special::{SpecialKind, Watches};
+use crate::special::{SpecialKind, TerminalEnd, Watches};
 use crate::sys;
 
 /// The device numbers of those without a state: null, zero, full, random, urandom.
@@ -92,6 +92,8 @@ pub enum Kind {
     /// A descriptor for this process.
     ProcessFile(Pid),
     Stdio,
+    /// An end of the pseudo-terminal with this number.
+    Terminal(u32, TerminalEnd),
 }
 
 fn inherent(pid: Pid, open: &Descriptor, outside: &Outside) -> Result<Kind, String> {
@@ -135,6 +137,9 @@ fn inherent(pid: Pid, open: &Descriptor, outside: &Outside) -> Result<Kind, Stri
             process if process > 0 => Ok(Kind::ProcessFile(process)),
             _ => Err("is a descriptor for a process that is gone".into()),
         };
+    }
+    if let Some(end) = outside.terminals.end(pid, open) {
+        return end.map(|(number, end)| Kind::Terminal(number, end));
     }
     let by_path = || identity(&open.name) == Some((open.device, open.inode));
     match open.kind() {

@@ -14,7 +14,7 @@ use nix::unistd::{Whence, lseek};
 use super::memory::Owner;
 use crate::arch::PAGE_BYTES;
 use crate::error::{Error, failed};
-use crate::image::{HeldFile, HeldKind, PageRun};
+use crate::image::{HeldFile, HeldKind, PageRun, SegmentMark};
 use crate::observe::{FileId, Pages, is_gone};
 use crate::sys::{self, View};
 
@@ -108,6 +108,7 @@ pub struct HeldFiles {
     ids: Vec<FileId>,
     files: Vec<HeldFile>,
     opened: Vec<OwnedFd>,
+    segments: Vec<SegmentMark>,
 }
 
 impl HeldFiles {
@@ -124,19 +125,33 @@ impl HeldFiles {
             return Ok(Some(known as u32));
         }
         let opened = OwnedFd::from(File::open(link).map_err(doing())?);
-        if let HeldKind::Memory { seals, .. } = &mut kind {
-            *seals = sys::seals(opened.as_fd());
+        let (mut mode, mut owner) = (found.mode() & 0o7777, (found.uid(), found.gid()));
+        let index = self.files.len() as u32;
+        match &mut kind {
+            HeldKind::Memory { seals, .. } => *seals = sys::seals(opened.as_fd()),
+            HeldKind::Segment { id, .. } => {
+                let segment = sys::segment(*id).map_err(failed("look at a segment of memory"))?;
+                // Its file has others.
+                (mode, owner) = (segment.mode, segment.owner);
+                self.segments.push(SegmentMark {
+                    held: index,
+                    creator: segment.creator,
+                    changed_s: segment.changed_s,
+                    locked: segment.locked,
+                });
+            }
+            HeldKind::Anonymous | HeldKind::Deleted { .. } => {}
         }
         self.ids.push(id);
         self.opened.push(opened);
         self.files.push(HeldFile {
             kind,
             size_bytes: found.size(),
-            mode: found.mode() & 0o7777,
-            owner: (found.uid(), found.gid()),
+            mode,
+            owner,
             pages: Vec::new(),
         });
-        Ok(Some(self.files.len() as u32 - 1))
+        Ok(Some(index))
     }
 
     /// Maps all of them here, so that their pages can be taken.
@@ -147,12 +162,16 @@ impl HeldFiles {
             .collect()
     }
 
-    /// The files, with the pages that were taken.
-    pub fn finish(mut self, views: &[HeldView], owners: &[Owner]) -> Vec<HeldFile> {
+    /// The files, with the pages that were taken, and those of them that are segments.
+    pub fn finish(
+        mut self,
+        views: &[HeldView],
+        owners: &[Owner],
+    ) -> (Vec<HeldFile>, Vec<SegmentMark>) {
         for ((file, view), owner) in self.files.iter_mut().zip(views).zip(owners) {
             file.pages = view.pages(file.size_bytes, owner);
         }
-        self.files
+        (self.files, self.segments)
     }
 }
 

@@ -17,6 +17,7 @@ mod process;
 mod ranges;
 mod relations;
 mod settled;
+mod terminals;
 
 use std::collections::HashSet;
 
@@ -85,7 +86,7 @@ impl Frozen {
             let mut state =
                 process::state(frozen, observed, parent, &mut witnesses, &mut files.held)?;
             image.barriers.push(state.barriers);
-            state.process.descriptors = files.descriptors(observed)?;
+            state.process.descriptors = files.descriptors(observed, &state.stay_open)?;
             state.settings.locks = files.locks(observed);
             let parent = image.processes.len() as u32;
             let ended = observed.ended.iter().map(|child| ended(child, parent));
@@ -98,7 +99,7 @@ impl Frozen {
         let collected = files.finish(&observed.processes)?;
         (image.files, image.pipes) = (collected.files, collected.pipes);
         (image.attached, image.pairs) = (collected.attached, collected.pairs);
-        image.connections = collected.connections;
+        (image.connections, image.terminals) = (collected.connections, collected.terminals);
         let views = collected.held.views()?;
         image.xfeatures = xfeatures(&image.processes[0].threads[0].xstate);
         let own = image.processes.iter().zip(&observed.processes);
@@ -110,7 +111,7 @@ impl Frozen {
             owner.describe(process);
         }
         let of_held = &owners[image.processes.len()..];
-        image.held = collected.held.finish(&views, of_held);
+        (image.held, image.segments) = collected.held.finish(&views, of_held);
         Ok(Captured { image, rounds })
     }
 }

@@ -25,6 +25,8 @@ pub struct Observed {
     pub vdso: Option<Vdso>,
     /// Its root directory.
     pub root: PathBuf,
+    /// The number of its controlling terminal, if that is a pseudo-terminal.
+    pub terminal: Option<u32>,
 }
 
 impl Observed {
@@ -62,6 +64,7 @@ impl Observed {
             ended,
             vdso,
             root: std::fs::read_link(format!("/proc/{pid}/root")).unwrap_or_default(),
+            terminal: observe::controlling_terminal(pid),
         })
     }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::files::map_link;
 use super::observed::Observed;
+use super::terminals::{self, Terminals};
 use crate::error::{Error, Pid};
 use crate::observe::{self, Descriptor, FileId, OpenElsewhere, PipeId, identity, is_gone};
 use crate::special::SpecialKind;
@@ -27,6 +28,8 @@ pub struct Outside {
     unix: HashMap<u64, UnixSocket>,
     /// Unix sockets that are pairs with both ends here, by inode number.
     pairs: HashMap<u64, UnixSocket>,
+    /// Pseudo-terminals whose master is here.
+    pub terminals: Terminals,
 }
 
 impl Outside {
@@ -43,7 +46,9 @@ impl Outside {
         let unix = unix(&own);
         let mut pairs = pairs(&unix);
         let gone = gone(processes);
-        if pipes.is_empty() && special.is_empty() && own.is_empty() && gone.is_empty() {
+        let has_terminals = processes.iter().any(terminals::has_master);
+        let is_empty = pipes.is_empty() && special.is_empty() && own.is_empty() && gone.is_empty();
+        if is_empty && !has_terminals {
             return Ok(Self::default());
         }
         let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
@@ -51,6 +56,7 @@ impl Outside {
         let OpenElsewhere {
             pipes,
             anonymous,
+            terminals,
             sockets,
             gone,
         } = found;
@@ -60,12 +66,12 @@ impl Outside {
         };
         pairs.retain(|_, socket| both_here(socket));
         let mut files = Vec::new();
-        for (holder, number, name) in &anonymous {
+        for file in &anonymous {
             for (pid, open) in &special {
                 // A process that ended meanwhile has nothing open.
-                let is_same = || sys::same_open_file((*pid, open.fd), (*holder, *number));
-                if open.name.as_os_str() == name.as_str() && is_same().unwrap_or(false) {
-                    files.push((*holder, (*pid, open.fd)));
+                let is_same = || sys::same_open_file((*pid, open.fd), (file.pid, file.fd));
+                if open.name.as_os_str() == file.name.as_str() && is_same().unwrap_or(false) {
+                    files.push((file.pid, (*pid, open.fd)));
                 }
             }
         }
@@ -76,6 +82,7 @@ impl Outside {
             sockets,
             unix,
             pairs,
+            terminals: Terminals::look(processes, &terminals),
         })
     }
 

@@ -14,7 +14,7 @@ use crate::image::{
     Advice, Confined, Credentials, Mapped, MappedFile, Mapping, Process, RobustList, Rseq,
     Settings, Thread, ThreadSettings,
 };
-use crate::observe::{self, Status};
+use crate::observe::{self, Descriptor, Status, TerminalFile};
 use crate::sys::{self, Queue};
 
 /// The state of a process, but for its open files and pages.
@@ -25,6 +25,8 @@ pub struct State {
     pub barriers: Option<u32>,
     pub settings: Settings,
     pub confined: Confined,
+    /// Descriptors without FD_CLOEXEC, whatever /proc says.
+    pub stay_open: Vec<i32>,
 }
 
 /// The state of a frozen process.
@@ -41,7 +43,8 @@ pub fn state(
     confined::refuse_dispatched(frozen, observed)?;
     let filters = confined::filters(frozen, observed)?;
     let witness = witnesses.of(&observed.leader().ids)?;
-    let mut answers = asked::ask(frozen, vdso.syscall_at, witness)?;
+    let unsure = unsure_descriptors(observed);
+    let mut answers = asked::ask(frozen, vdso.syscall_at, witness, &unsure)?;
     confined::refuse(frozen, observed, &answers)?;
     let mut process = Process {
         pid,
@@ -80,6 +83,7 @@ pub fn state(
         process.threads.push(thread(frozen, status, answers)?);
     }
     let barriers = answers.barriers;
+    let stay_open = std::mem::take(&mut answers.stay_open);
     let settings = Settings {
         is_stopped: frozen.is_stopped(),
         ..settings(pid, observed, answers)?
@@ -87,12 +91,24 @@ pub fn state(
     Ok(State {
         process,
         barriers,
+        stay_open,
         settings,
         confined: Confined {
             root: observed.root.as_os_str().as_bytes().to_vec(),
             filters,
         },
     })
+}
+
+/// Descriptors that /proc shows as closed by exec(2), and may not be: a terminal that was opened by
+/// TIOCGPTPEER keeps the flag with which that was done.
+fn unsure_descriptors(observed: &Observed) -> Vec<i32> {
+    let is_unsure = |open: &&Descriptor| {
+        let is_slave = matches!(open.terminal(), Some(TerminalFile::Slave(_)));
+        is_slave && open.flags & libc::O_CLOEXEC != 0
+    };
+    let unsure = observed.descriptors.iter().filter(is_unsure);
+    unsure.map(|open| open.fd).collect()
 }
 
 fn settings(pid: Pid, observed: &Observed, answers: Answers) -> Result<Settings, Error> {

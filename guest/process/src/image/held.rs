@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::PageRun;
+use crate::error::Pid;
 
 /// A file that only processes of the image have, and that nobody else can open.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,20 @@ pub struct HeldFile {
     pub owner: (u32, u32),
     /// Its content: the address of a page is its place in the file. The rest is zero.
     pub pages: Vec<PageRun>,
+}
+
+/// Further state of a segment of System V shared memory, since version 5. Its permissions and owner
+/// are those of its [`HeldFile`]; in an older image they are wider.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentMark {
+    /// Index in the image's held files.
+    pub held: u32,
+    /// The process that made it.
+    pub creator: Pid,
+    /// Time of its making, or of the last change of its owner or permissions, in seconds.
+    pub changed_s: i64,
+    /// SHM_LOCK.
+    pub locked: bool,
 }
 
 /// The kind of a file whose content is in an image.

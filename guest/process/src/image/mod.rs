@@ -9,10 +9,10 @@ mod validate;
 
 pub use crate::special::{
     Connection, EventCounter, Signals, Socket, SocketEnd, SocketOption, SocketPair, SocketState,
-    Special, Timer, Watch, Watches,
+    Special, Stopped, Terminal, TerminalContent, TerminalEnd, TerminalLine, Timer, Watch, Watches,
 };
 pub use confined::{Confined, Filter};
-pub use held::{HeldFile, HeldKind};
+pub use held::{HeldFile, HeldKind, SegmentMark};
 pub use settings::{Attached, Ended, ProcessTimer, RecordLock, Settings, ThreadSettings};
 pub use state::{
     Advice, AltStack, Credentials, Image, ItimerValue, Mapped, MappedFile, Mapping, OpenFile,
@@ -24,3 +24,5 @@ pub use state::{
 mod image_test;
 #[cfg(test)]
 mod version_4_test;
+#[cfg(test)]
+mod version_5_test;

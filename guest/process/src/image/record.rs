@@ -4,7 +4,7 @@
 //! | offset | size | |
 //! |---|---|---|
 //! | 0 | 8 | `NVVMPROC` |
-//! | 8 | 4 | version of the encoding, 4 (1 to 3 are read, too) |
+//! | 8 | 4 | version of the encoding, 5 (1 to 4 are read, too) |
 //! | 12 | 4 | architecture: the number of ELF files (`e_machine`), 62: x86-64; 0: x86-64, too |
 //! | 16 | 4 | length of the state in bytes |
 //! | 20 | 4 | CRC-32 of the state |
@@ -14,7 +14,9 @@ use crate::arch::{ARCHITECTURE, Architecture};
 use crate::error::Error;
 
 const MAGIC: [u8; 8] = *b"NVVMPROC";
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
+/// An older version: the state ends before the field `segments`.
+const VERSION_4: u32 = 4;
 /// An older version: the state ends before the field `held`.
 const VERSION_3: u32 = 3;
 /// An older version: the state ends before the field `settings`.
@@ -22,9 +24,10 @@ const VERSION_2: u32 = 2;
 /// The oldest version: the state ends before the field `barriers`.
 const VERSION_1: u32 = 1;
 /// The encodings of the lists that an older state lacks: all of them are empty.
-const LACKS_3: [u8; 3] = [0; 3];
-const LACKS_2: [u8; 7] = [0; 7];
-const LACKS_1: [u8; 8] = [0; 8];
+const LACKS_4: [u8; 2] = [0; 2];
+const LACKS_3: [u8; 5] = [0; 5];
+const LACKS_2: [u8; 9] = [0; 9];
+const LACKS_1: [u8; 10] = [0; 10];
 const HEADER_BYTES: usize = 24;
 /// The architecture of images from before this field: x86-64.
 const UNNAMED: u32 = 0;
@@ -83,6 +86,7 @@ impl Image {
             VERSION_1 => Self::decode_state(&[state, &LACKS_1].concat()),
             VERSION_2 => Self::decode_state(&[state, &LACKS_2].concat()),
             VERSION_3 => Self::decode_state(&[state, &LACKS_3].concat()),
+            VERSION_4 => Self::decode_state(&[state, &LACKS_4].concat()),
             _ => Self::decode_state(state),
         }?;
         image.validate().map_err(Error::BadImage)?;

@@ -1,10 +1,10 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Attached, Confined, Ended, HeldFile, Settings};
+use super::{Attached, Confined, Ended, HeldFile, SegmentMark, Settings};
 use crate::arch::Registers;
 use crate::error::Pid;
 use crate::observe::{Ids, Kernel, MemoryLayout};
-use crate::special::{Connection, Socket, SocketPair, Special};
+use crate::special::{Connection, Socket, SocketPair, Special, Terminal, TerminalEnd};
 use crate::sys::Schedule;
 
 /// Processes of one instant, without the content of their pages: the capturer keeps that.
@@ -42,6 +42,10 @@ pub struct Image {
     pub confined: Vec<Confined>,
     /// Pairs of which a listener has accepted one end. None in an image of version 1, 2 or 3.
     pub connections: Vec<Connection>,
+    /// Segments of System V shared memory among the held files. None in an image of version 1 to 4.
+    pub segments: Vec<SegmentMark>,
+    /// Pseudo-terminals. None in an image of version 1 to 4.
+    pub terminals: Vec<Terminal>,
 }
 
 impl Image {
@@ -406,6 +410,13 @@ pub enum What {
     Held {
         /// Index in the image's held files.
         held: u32,
+    },
+    /// An end of a pseudo-terminal.
+    Terminal {
+        /// Index in the image's terminals.
+        terminal: u32,
+        /// The end.
+        end: TerminalEnd,
     },
 }
 

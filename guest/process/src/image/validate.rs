@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use super::{
-    Connection, Image, Mapped, Mapping, OpenFile, PageRun, Process, SocketState, Thread, What,
+    Connection, HeldKind, Image, Mapped, Mapping, OpenFile, PageRun, Process, SocketState, Thread,
+    What,
 };
 use crate::arch::{PAGE_BYTES, TASK_END};
 use crate::special::SocketPair;
@@ -56,6 +57,7 @@ impl Image {
         self.validate_settings()?;
         self.validate_held()?;
         self.validate_ended(&mut numbers)?;
+        self.validate_terminals()?;
         for pipe in &self.pipes {
             ensure(
                 pipe.held.len() <= pipe.capacity_bytes as usize,
@@ -89,6 +91,10 @@ impl Image {
             ),
             What::Socket(socket) => socket.fault().map_or(Ok(()), Err),
             What::Held { held } => ensure(self.has_held(*held), "a held file is missing"),
+            What::Terminal { terminal, .. } => ensure(
+                (*terminal as usize) < self.terminals.len(),
+                "a terminal is missing",
+            ),
             What::ProcessFile { pid } => ensure(
                 self.processes.iter().any(|process| process.pid == *pid)
                     || self.ended.iter().any(|child| child.pid == *pid),
@@ -146,6 +152,31 @@ impl Image {
             2 => process.pid == number && process.group == number,
             _ => false,
         })
+    }
+
+    /// Checks the list of terminals, which came with version 5.
+    fn validate_terminals(&self) -> Verdict {
+        let (mut numbers, mut sessions) = (HashSet::new(), HashSet::new());
+        for terminal in &self.terminals {
+            terminal.fault().map_or(Ok(()), Err)?;
+            ensure(numbers.insert(terminal.number), "a terminal is there twice")?;
+            let session = terminal.session;
+            let is_session =
+                |process: &Process| (process.pid, process.session) == (session, session);
+            ensure(
+                session == 0
+                    || terminal.is_open
+                        && sessions.insert(session)
+                        && self.processes.iter().any(is_session),
+                "a terminal is of a session that is none",
+            )?;
+            let mut without = terminal.without.iter();
+            ensure(
+                without.all(|pid| self.processes.iter().any(|process| process.pid == *pid)),
+                "a process without its terminal is missing",
+            )?;
+        }
+        Ok(())
     }
 
     fn validate_ended(&self, numbers: &mut HashSet<i32>) -> Verdict {
@@ -308,6 +339,13 @@ impl Image {
             self.validate_pages(&file.pages, 0, end)?;
             ensure(file.mode <= 0o7777, "a held file has no permissions")?;
         }
+        ensure(
+            self.segments.iter().all(|mark| {
+                let file = self.held.get(mark.held as usize);
+                file.is_some_and(|file| matches!(file.kind, HeldKind::Segment { .. }))
+            }),
+            "a segment of memory is missing",
+        )?;
         ensure(
             self.confined.is_empty() || self.confined.len() == self.processes.len(),
             "confinement of processes is missing",

@@ -56,7 +56,7 @@ fn listener() -> Socket {
 }
 
 /// An image that uses everything that came with version 4. Its bytes are in version-4.bin.
-fn image_of_version_4() -> Image {
+pub(super) fn image_of_version_4() -> Image {
     let mut image = image_of_version_3();
     image.held = held();
     let mapping = |start, what| Mapping {
@@ -114,7 +114,11 @@ fn the_encoded_image_of_version_4_does_not_change() {
     let image = image_of_version_4();
     let encoded = image.encode().expect("an image");
     assert_eq!(Image::decode(bytes).expect("an image"), image);
-    assert!(encoded == bytes, "it is encoded otherwise");
+    // Behind it there are the lists of version 5, which are empty.
+    assert!(
+        encoded[24..encoded.len() - 2] == bytes[24..],
+        "it is encoded otherwise"
+    );
 }
 
 #[test]

@@ -32,6 +32,20 @@ pub struct Descriptor {
     pub info: String,
 }
 
+/// The major number of the devices of pseudo-terminals.
+pub const PSEUDO_TERMINALS: u32 = 136;
+
+/// An open file of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TerminalFile {
+    /// The master of the pseudo-terminal with this number.
+    Master(u32),
+    /// Its other end.
+    Slave(u32),
+    /// The controlling terminal of who has opened it.
+    Controlling,
+}
+
 /// The identity of a pipe: device and inode number; the device is 0 if it has no path.
 pub type PipeId = (u64, u64);
 
@@ -58,6 +72,28 @@ impl Descriptor {
         }
         let line = self.info.lines().find_map(|line| line.strip_prefix("Pid:"));
         Some(line.and_then(|line| line.trim().parse().ok()).unwrap_or(-1))
+    }
+
+    /// The end of a terminal that it is, if it may be one of a pseudo-terminal.
+    pub fn terminal(&self) -> Option<TerminalFile> {
+        const MASTER: u64 = libc::makedev(5, 2);
+        const CONTROLLING: u64 = libc::makedev(5, 0);
+        let can_be_used = self.flags & libc::O_PATH == 0;
+        if self.kind() != libc::S_IFCHR || !can_be_used {
+            return None;
+        }
+        match self.special_device {
+            MASTER => {
+                let mut lines = self.info.lines();
+                let number = lines.find_map(|line| line.strip_prefix("tty-index:"))?;
+                Some(TerminalFile::Master(number.trim().parse().ok()?))
+            }
+            CONTROLLING => Some(TerminalFile::Controlling),
+            device if libc::major(device) == PSEUDO_TERMINALS => {
+                Some(TerminalFile::Slave(libc::minor(device)))
+            }
+            _ => None,
+        }
     }
 
     /// The inode number, if it is a socket.
@@ -142,13 +178,26 @@ pub fn is_gone(name: &Path) -> bool {
     name.ends_with(b" (deleted)") || name.starts_with(b"/SYSV")
 }
 
+/// An open file of another process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ElsewhereFile {
+    /// The process.
+    pub pid: Pid,
+    /// Its number there.
+    pub fd: i32,
+    /// Target of the link in /proc.
+    pub name: String,
+}
+
 /// Files of other processes that may be files of the observed ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenElsewhere {
     /// Ends of the pipes that were asked about.
     pub pipes: Vec<(Pid, PipeId)>,
-    /// Files without a path: process, number, and target of the link in /proc.
-    pub anonymous: Vec<(Pid, i32, String)>,
+    /// Files without a path.
+    pub anonymous: Vec<ElsewhereFile>,
+    /// Ends of terminals.
+    pub terminals: Vec<ElsewhereFile>,
     /// Sockets: process and inode number.
     pub sockets: Vec<(Pid, u64)>,
     /// Files without a name that were asked about.
@@ -179,10 +228,15 @@ pub fn open_elsewhere(
                 continue;
             };
             let text = name.to_string_lossy();
-            if text.starts_with("anon_inode:") {
-                let number = link.file_name().to_str().and_then(|name| name.parse().ok());
-                let file = number.map(|number| (pid, number, text.into_owned()));
-                found.anonymous.extend(file);
+            let is_anonymous = text.starts_with("anon_inode:");
+            if is_anonymous || is_terminal(&text) {
+                let fd = link.file_name().to_str().and_then(|name| name.parse().ok());
+                let name = text.into_owned();
+                let file = fd.map(|fd| ElsewhereFile { pid, fd, name });
+                match is_anonymous {
+                    true => found.anonymous.extend(file),
+                    false => found.terminals.extend(file),
+                }
                 continue;
             }
             if let Some(inode) = socket_inode(&name) {
@@ -206,6 +260,11 @@ pub fn open_elsewhere(
     found.pipes.sort_unstable();
     found.pipes.dedup();
     Ok(found)
+}
+
+/// True for the target of a link in /proc that may be an end of a terminal.
+fn is_terminal(name: &str) -> bool {
+    name == "/dev/ptmx" || name == "/dev/tty" || name.starts_with("/dev/pts/")
 }
 
 /// Those of these files that a process shares by its memory.

@@ -10,7 +10,8 @@ mod sockets;
 mod status;
 
 pub use descriptors::{
-    Descriptor, FileId, OpenElsewhere, PipeId, descriptors, identity, is_gone, open_elsewhere,
+    Descriptor, ElsewhereFile, FileId, OpenElsewhere, PipeId, TerminalFile, descriptors, identity,
+    is_gone, open_elsewhere,
 };
 pub use kernel::{Kernel, Vdso, boot, find_vdso, kernel};
 pub use locks::{Lock, LockKind, locks};
@@ -21,8 +22,9 @@ pub use settings::{
 };
 pub use sockets::describe as socket;
 pub use status::{
-    EndedProcess, Ids, MemoryLayout, Relations, Status, all_processes, auxv, children, ended,
-    is_zombie, layout, limits, named, program, relations, status, threads,
+    EndedProcess, Ids, MemoryLayout, Relations, Status, all_processes, auxv, children,
+    controlling_terminal, ended, is_zombie, layout, limits, named, program, pseudo_terminal,
+    relations, status, threads,
 };
 
 use std::io;

@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use super::descriptors::PSEUDO_TERMINALS;
 use super::{gone_or, read, read_text, unreadable};
 use crate::error::{Error, Pid, failed};
 
@@ -297,6 +298,22 @@ pub fn relations(pid: Pid) -> Result<Relations, Error> {
         })
     };
     found().ok_or_else(|| unreadable(pid, "stat"))
+}
+
+/// The number of the pseudo-terminal that controls the session of a process. None: it has no
+/// controlling terminal, or one of another kind.
+pub fn controlling_terminal(pid: Pid) -> Option<u32> {
+    let (_, words) = stat(pid, "stat").ok()?;
+    let device: i32 = words.get(7 - 3)?.parse().ok()?;
+    pseudo_terminal(device as u32)
+}
+
+/// The number of a pseudo-terminal, by its device as the kernel shows it: 12 bits of the major
+/// number from bit 8 on, and the minor one around them.
+pub fn pseudo_terminal(device: u32) -> Option<u32> {
+    let major = device >> 8 & 0xfff;
+    let minor = device & 0xff | device >> 12 & 0xf_ff00;
+    (major == PSEUDO_TERMINALS).then_some(minor)
 }
 
 /// All processes of this machine, as far as /proc shows them.

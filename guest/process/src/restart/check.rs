@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use super::groups;
 use super::numbers::{self, InUse};
 use super::options::RestartOptions;
 use super::paths;
@@ -45,6 +46,16 @@ pub fn check(image: &Image, options: &RestartOptions) -> Result<(), Error> {
         if let Some(how) = in_use.of(child.pid) {
             let parent = image.processes[child.parent as usize].pid;
             refusals.push(numbers::refusal(parent, child.pid, &how));
+        }
+    }
+    for leader in groups::gone_leaders(image) {
+        if let Some(how) = in_use.of(leader.pid) {
+            let reason = format!(
+                "leads a session with the process group {}: {how}",
+                leader.pid
+            );
+            let process = &image.processes[leader.parent as usize];
+            refusals.push(refuse(process, ProcessPart::Process, reason));
         }
     }
     if refusals.is_empty() {
@@ -212,6 +223,16 @@ fn open(
                 Some(reason) => reason,
                 None => continue,
             },
+            What::Terminal { terminal, .. } => {
+                let terminal = &image.terminals[*terminal as usize];
+                match terminal.path().exists() {
+                    true => format!(
+                        "was the terminal {}, whose number somebody else has now",
+                        terminal.path().display()
+                    ),
+                    false => continue,
+                }
+            }
             What::Stdio { .. }
             | What::PipeEnd { .. }
             | What::Special(_)

@@ -15,6 +15,7 @@ use super::held::HeldFiles;
 use super::options::RestartOptions;
 use super::paths::Paths;
 use super::pipes::FilledPipe;
+use super::terminals::Terminals;
 use crate::error::{Error, Pid, ProcessPart, Refusal, failed};
 use crate::image::{Image, MappedFile, OpenFile, What};
 use crate::sys;
@@ -33,7 +34,12 @@ pub struct OpenFiles {
 
 impl OpenFiles {
     /// Opens all of them.
-    pub fn open(image: &Image, options: &RestartOptions, held: &HeldFiles) -> Result<Self, Error> {
+    pub fn open(
+        image: &Image,
+        options: &RestartOptions,
+        held: &HeldFiles,
+        terminals: &Terminals,
+    ) -> Result<Self, Error> {
         let identities = Identities::of(image)?;
         let mut pipes = Vec::new();
         for (index, pipe) in (0..).zip(&image.pipes) {
@@ -72,6 +78,9 @@ impl OpenFiles {
                     let opened = held.open(*index, OFlag::from_bits_retain(file.flags))?;
                     go_to(file, opened).map_err(failed("open a file without a name"))?
                 }
+                What::Terminal { terminal, end } => {
+                    with_flags(file, Ok(terminals.open(file.flags, *terminal, *end)?))?
+                }
                 // Until there are processes.
                 What::ProcessFile { .. } | What::SocketEnd { .. } => {
                     with_flags(file, sys::event_counter(false))?
@@ -96,6 +105,11 @@ impl OpenFiles {
             }
         }
         Ok(())
+    }
+
+    /// Puts an open file where it belongs.
+    pub fn put(&mut self, file: u32, made: OwnedFd) {
+        self.files[file as usize] = made;
     }
 
     /// Puts the ends of a pair of sockets where they belong.

@@ -7,9 +7,10 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, fchown, ftruncate};
 
 use super::check::path;
+use super::segments;
 use crate::error::{Error, failed};
 use crate::image::{HeldFile, HeldKind, Image};
-use crate::sys::{self, Segment};
+use crate::sys;
 
 /// The held files of an image, made again here. What it has made in the system goes away with it,
 /// unless [`HeldFiles::finish`] was called.
@@ -25,8 +26,8 @@ impl HeldFiles {
     /// Makes all of them, empty yet.
     pub fn make(image: &Image) -> Result<Self, Error> {
         let mut made = Self::default();
-        for file in &image.held {
-            let opened = made.make_one(file)?;
+        for (index, file) in (0..).zip(&image.held) {
+            let opened = made.make_one(image, index, file)?;
             if let Some(opened) = &opened {
                 prepare(file, opened)?;
             }
@@ -35,7 +36,12 @@ impl HeldFiles {
         Ok(made)
     }
 
-    fn make_one(&mut self, file: &HeldFile) -> Result<Option<OwnedFd>, Error> {
+    fn make_one(
+        &mut self,
+        image: &Image,
+        index: u32,
+        file: &HeldFile,
+    ) -> Result<Option<OwnedFd>, Error> {
         let made = match &file.kind {
             HeldKind::Anonymous => sys::shared_anonymous(file.size_bytes.max(1))
                 .map_err(failed("make memory that processes share"))?,
@@ -43,7 +49,9 @@ impl HeldFiles {
                 sys::memory_file(name).map_err(failed("make a memfd"))?
             }
             HeldKind::Segment { id, key, .. } => {
-                self.make_segment(file, *id, *key)?;
+                if segments::make(image, index, file, (*id, *key))? {
+                    self.segments.push(*id);
+                }
                 return Ok(None);
             }
             HeldKind::Deleted { directory } => {
@@ -54,25 +62,6 @@ impl HeldFiles {
             }
         };
         Ok(Some(made))
-    }
-
-    /// Makes a segment with its old number. One that outlived its processes is taken as it is
-    /// found, if nobody uses it: its content becomes the image's.
-    fn make_segment(&mut self, file: &HeldFile, id: i32, key: i32) -> Result<(), Error> {
-        let wanted = Segment {
-            key,
-            size_bytes: file.size_bytes,
-            removed: false,
-            users: 0,
-        };
-        if sys::segment(id).is_ok_and(|found| found == wanted) {
-            return Ok(());
-        }
-        let doing =
-            format!("make the segment {id} of System V shared memory again, with the key {key:#x}");
-        sys::make_segment(id, &wanted, file.mode, file.owner).map_err(failed(doing))?;
-        self.segments.push(id);
-        Ok(())
     }
 
     /// The file of this index; none for a segment.
@@ -92,13 +81,15 @@ impl HeldFiles {
 
     /// Does what must come last, when all processes have what they need of them.
     pub fn finish(mut self, image: &Image) -> Result<(), Error> {
-        for (file, made) in image.held.iter().zip(&self.files) {
+        for (index, (file, made)) in (0..).zip(image.held.iter().zip(&self.files)) {
             match (&file.kind, made) {
                 (HeldKind::Memory { seals, .. }, Some(made)) if *seals != 0 => {
                     sys::add_seals(made.as_fd(), *seals).map_err(failed("seal a memfd"))?;
                 }
-                (HeldKind::Segment { id, removed, .. }, _) if *removed => {
-                    sys::remove_segment(*id).map_err(failed("remove a segment of memory"))?;
+                (HeldKind::Segment { id, removed, .. }, _) => {
+                    let mut marks = image.segments.iter();
+                    let mark = marks.find(|mark| mark.held == index);
+                    segments::finish(*id, *removed, mark)?;
                 }
                 _ => {}
             }

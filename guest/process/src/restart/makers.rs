@@ -1,8 +1,11 @@
 //! Stubs that make something in the name of a process: the kernel notes who made it.
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use super::stubs::{Stub, Stubs};
-use crate::error::Error;
+use crate::error::{Error, failed};
 use crate::image::{Image, What};
+use crate::sys;
 
 /// Leaves an identity as it is, in a call that sets several.
 const SAME: u64 = u32::MAX as u64;
@@ -24,6 +27,15 @@ pub fn find<'a, 'i>(
     maker
         .or_else(|| stubs.iter().find(|stub| has_it(stub)))
         .ok_or(Error::BadImage("a socket is nobody's"))
+}
+
+/// Takes an open file from a stub.
+pub fn take(stub: &Stub, fd: u64) -> Result<OwnedFd, Error> {
+    let process = sys::pidfd_open(stub.process.pid).map_err(failed("open a process"))?;
+    let taken = sys::pidfd_getfd(process.as_fd(), fd as i32);
+    let taken = taken.map_err(failed("take an open file"))?;
+    stub.call("close a descriptor", libc::SYS_close, &[fd])?;
+    Ok(taken)
 }
 
 /// Acts while a stub has this user and group.

@@ -12,6 +12,7 @@ mod ended;
 mod fetch;
 mod files;
 mod filters;
+mod groups;
 mod held;
 mod inherited;
 mod makers;
@@ -26,9 +27,12 @@ mod placing;
 mod poll_sets;
 mod process;
 mod reserve;
+mod segments;
+mod sessions;
 mod socket_pairs;
 mod sockets;
 mod stubs;
+mod terminals;
 mod threads;
 mod timers;
 mod workspace;
@@ -42,6 +46,7 @@ pub use options::{RestartOptions, Restarted};
 use poll_sets::PollSets;
 pub use reserve::{Empty, Reserve};
 use stubs::Stubs;
+use terminals::Terminals;
 
 /// Restarts an image: the processes run with their old numbers when this returns, the first one as
 /// a child of the calling process. Those whose session or process group is none of the image's
@@ -57,9 +62,10 @@ pub fn restart(
 ) -> Result<Restarted, Error> {
     check::check(image, options)?;
     let held = HeldFiles::make(image)?;
-    let mut files = files::OpenFiles::open(image, options, &held)?;
+    let terminals = Terminals::make(image)?;
+    let mut files = files::OpenFiles::open(image, options, &held, &terminals)?;
     let mut done = Restarted::default();
-    let mut stubs = Stubs::new(image, reserve)?;
+    let mut stubs = Stubs::new(image, &terminals, reserve)?;
     for (index, process) in image.processes.iter().enumerate() {
         let parent = (process.parent).map(|parent| &image.processes[parent as usize]);
         let stub = stubs.make(index)?;
@@ -75,6 +81,8 @@ pub fn restart(
     }
     stubs.make_ended()?;
     stubs.set_groups()?;
+    sessions::set(&mut stubs, image, &terminals, &mut files)?;
+    stubs.end_leaders()?;
     stubs.end_children()?;
     stubs.stop()?;
     files.open_processes(image)?;
@@ -99,6 +107,7 @@ pub fn restart(
     }
     held.finish(image)?;
     files.start(image)?;
+    terminals.start()?;
     stubs.release()?;
     Ok(done)
 }

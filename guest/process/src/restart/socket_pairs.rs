@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::files::OpenFiles;
-use super::makers;
+use super::makers::{self, take};
 use super::stubs::{Stub, Stubs};
 use crate::error::{Error, failed};
 use crate::image::{Connection, Image, What};
@@ -75,15 +75,6 @@ fn connect(
         true => [connected, accepted],
         false => [accepted, connected],
     })
-}
-
-/// Takes a socket from a stub.
-fn take(stub: &Stub, fd: u64) -> Result<OwnedFd, Error> {
-    let process = sys::pidfd_open(stub.process.pid).map_err(failed("open a process"))?;
-    let taken = sys::pidfd_getfd(process.as_fd(), fd as i32);
-    let taken = taken.map_err(failed("take a socket"))?;
-    stub.call("close a descriptor", libc::SYS_close, &[fd])?;
-    Ok(taken)
 }
 
 /// Makes a pair in a stub that has the maker's user and group for the moment.

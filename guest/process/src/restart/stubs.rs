@@ -9,7 +9,9 @@ use crate::observe;
 use crate::sys;
 
 use super::blank::{self, Blank};
+use super::groups::{self, GoneLeader};
 use super::reserve::{Frames, Reserve};
+use super::terminals::Terminals;
 use super::workspace::Workspace;
 use super::{ended, numbers};
 
@@ -92,18 +94,27 @@ impl StubThread<'_> {
 pub struct Stubs<'a> {
     image: &'a Image,
     stubs: Vec<Stub<'a>>,
+    terminals: &'a Terminals<'a>,
     /// Children that are to end before the others run.
     ending: Vec<(&'a Ended, Blank)>,
+    /// Leaders of groups that had ended, and that nobody waits for.
+    leaders: Vec<(GoneLeader, Blank)>,
 }
 
 impl<'a> Stubs<'a> {
     /// Makes the stub of the first process. It gets the reserve's memory, if there is a reserve
     /// whose addresses are free.
-    pub fn new(image: &'a Image, reserve: Option<Reserve>) -> Result<Self, Error> {
+    pub fn new(
+        image: &'a Image,
+        terminals: &'a Terminals<'a>,
+        reserve: Option<Reserve>,
+    ) -> Result<Self, Error> {
         let mut all = Self {
             image,
             stubs: Vec::new(),
+            terminals,
             ending: Vec::new(),
+            leaders: Vec::new(),
         };
         let first = &image.processes[0];
         let reserve = reserve.filter(|reserve| reserve.fits(image));
@@ -172,6 +183,7 @@ impl<'a> Stubs<'a> {
         // Before it has children, so that they are in its session.
         if process.session == process.pid {
             stub.call("make a session", libc::SYS_setsid, &[])?;
+            self.terminals.control(&stub.blank, process.pid)?;
         }
         Ok(())
     }
@@ -215,14 +227,20 @@ impl<'a> Stubs<'a> {
     }
 
     /// Puts the processes into their groups.
-    pub fn set_groups(&self) -> Result<(), Error> {
+    pub fn set_groups(&mut self) -> Result<(), Error> {
+        for leader in groups::gone_leaders(self.image) {
+            let blank = self.child_of(leader.parent, leader.pid, 0)?;
+            self.leaders.push((leader, blank));
+        }
         let running = self.stubs.iter().map(|stub| {
             let process = stub.process;
             (&stub.blank, process.pid, process.group, process.session)
         });
         let ending = self.ending.iter();
         let ending = ending.map(|(child, blank)| (blank, child.pid, child.group, child.session));
-        let all: Vec<_> = running.chain(ending).collect();
+        let gone = self.leaders.iter();
+        let gone = gone.map(|(leader, blank)| (blank, leader.pid, leader.pid, leader.session));
+        let all: Vec<_> = running.chain(ending).chain(gone).collect();
         let is_ours = |number: i32| all.iter().any(|(_, pid, _, _)| *pid == number);
         let grouped = all.iter().filter(|(_, _, group, _)| is_ours(*group));
         // A group must exist before others can join.
@@ -248,6 +266,21 @@ impl<'a> Stubs<'a> {
                 let refusal = Refusal::new(process.pid, ProcessPart::Process, reason);
                 return Err(Error::Refused(vec![refusal]));
             }
+        }
+        Ok(())
+    }
+
+    /// Lets the leaders of groups end that had ended. Nobody notices.
+    pub fn end_leaders(&mut self) -> Result<(), Error> {
+        for (leader, _) in self.leaders.drain(..) {
+            blank::end(leader.pid);
+            let parent = &self.stubs[leader.parent as usize];
+            let arguments = [leader.pid as u64, 0, libc::__WALL as u64, 0];
+            parent.call(
+                "wait for the leader of a group",
+                libc::SYS_wait4,
+                &arguments,
+            )?;
         }
         Ok(())
     }
@@ -314,9 +347,9 @@ impl<'a> Stubs<'a> {
 
 impl Drop for Stubs<'_> {
     fn drop(&mut self) {
-        for (child, _) in &self.ending {
-            blank::end(child.pid);
-        }
+        let ending = self.ending.iter().map(|(child, _)| child.pid);
+        let leaders = self.leaders.iter().map(|(leader, _)| leader.pid);
+        ending.chain(leaders).for_each(blank::end);
         for stub in &self.stubs {
             let _ = sys::kill(stub.process.pid, libc::SIGKILL);
         }

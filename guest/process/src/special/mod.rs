@@ -10,6 +10,9 @@ mod signals;
 mod socket;
 mod socket_options;
 mod socket_pair;
+mod terminal;
+mod terminal_content;
+mod terminal_modes;
 mod timer;
 mod watches;
 
@@ -19,6 +22,8 @@ pub use signals::Signals;
 pub use socket::{Socket, SocketState};
 pub use socket_options::SocketOption;
 pub use socket_pair::{Connection, SocketEnd, SocketPair};
+pub use terminal::{Terminal, TerminalEnd};
+pub use terminal_content::{Stopped, TerminalContent, TerminalLine};
 pub use timer::Timer;
 pub use watches::{Watch, Watches};
 

@@ -12,6 +12,8 @@ use super::check;
 const NEXT_SEGMENT: &str = "/proc/sys/kernel/shm_next_id";
 /// `SHM_DEST`: the segment goes away with its last user.
 const SEGMENT_REMOVED: u32 = 0o1000;
+/// `SHM_LOCKED`: it is never swapped.
+const SEGMENT_LOCKED: u32 = 0o2000;
 const MADV_POPULATE_READ: i32 = 22;
 
 /// A file, mapped to be read. When dropped, it is unmapped.
@@ -113,8 +115,18 @@ pub struct Segment {
     pub size_bytes: u64,
     /// True if it goes away with its last user.
     pub removed: bool,
+    /// True if it is never swapped (SHM_LOCK).
+    pub locked: bool,
     /// Number of mappings.
     pub users: u64,
+    /// Its permissions.
+    pub mode: u32,
+    /// Its user and group.
+    pub owner: (u32, u32),
+    /// The process that made it.
+    pub creator: i32,
+    /// Time of its making, or of the last change of its owner or permissions, in seconds.
+    pub changed_s: i64,
 }
 
 /// The segment with this number.
@@ -124,7 +136,12 @@ pub fn segment(id: i32) -> io::Result<Segment> {
         key: found.shm_perm.__key,
         size_bytes: found.shm_segsz as u64,
         removed: u32::from(found.shm_perm.mode) & SEGMENT_REMOVED != 0,
+        locked: u32::from(found.shm_perm.mode) & SEGMENT_LOCKED != 0,
         users: found.shm_nattch,
+        mode: u32::from(found.shm_perm.mode) & 0o777,
+        owner: (found.shm_perm.uid, found.shm_perm.gid),
+        creator: found.shm_cpid,
+        changed_s: found.shm_ctime,
     })
 }
 
@@ -139,14 +156,15 @@ fn segment_state(id: i32) -> io::Result<libc::shmid_ds> {
 /// Makes a segment with this number: an error if the kernel gives it another one.
 pub fn make_segment(
     id: i32,
-    segment: &Segment,
+    key: i32,
+    size_bytes: u64,
     mode: u32,
     (user, group): (u32, u32),
 ) -> io::Result<()> {
     std::fs::write(NEXT_SEGMENT, id.to_string())?;
     let flags = libc::IPC_CREAT | libc::IPC_EXCL | (mode & 0o777) as i32;
     // SAFETY: the call takes numbers only.
-    let made = unsafe { libc::shmget(segment.key, segment.size_bytes as usize, flags) };
+    let made = unsafe { libc::shmget(key, size_bytes as usize, flags) };
     let made = check(made.into())? as i32;
     if made != id {
         remove_segment(made)?;
@@ -159,6 +177,12 @@ pub fn make_segment(
         check(unsafe { libc::shmctl(id, libc::IPC_SET, &raw mut state) }.into()).map(drop)
     };
     set().inspect_err(|_| drop(remove_segment(id)))
+}
+
+/// Has a segment never be swapped.
+pub fn lock_segment(id: i32) -> io::Result<()> {
+    // SAFETY: the call takes numbers only.
+    check(unsafe { libc::shmctl(id, libc::SHM_LOCK, ptr::null_mut()) }.into()).map(drop)
 }
 
 /// Has a segment go away with its last user.

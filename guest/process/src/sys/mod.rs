@@ -10,8 +10,8 @@ mod terminal;
 mod unix_sockets;
 
 pub use held::{
-    Segment, View, add_seals, make_segment, memory_file, remove_segment, seals, segment,
-    shared_anonymous,
+    Segment, View, add_seals, lock_segment, make_segment, memory_file, remove_segment, seals,
+    segment, shared_anonymous,
 };
 pub use process::{
     FileTable, OWNER_GROUP, OWNER_THREAD, Schedule, WITNESS_NAME, affinity, can_flush_l1d,
@@ -30,9 +30,14 @@ pub use sockets::{
 };
 pub use special::{
     add_watch, arm_timer, choose_next_watch, clock, drain, event_counter, is_ready, is_watched,
-    open_by_handle, poll_set, remove_watch, set_timer_ticks, signals, timer, timer_left, watches,
+    open_by_handle, poll_set, ready_for, remove_watch, set_timer_ticks, signals, timer, timer_left,
+    watches,
 };
-pub use terminal::{set_terminal_modes, terminal_modes};
+pub use terminal::{
+    ModeBytes, all_modes, foreground, has_locked_modes, has_packets, insert_byte, is_exclusive,
+    open_peer, queued, set_all_modes, set_flow, set_packets, set_terminal_modes, set_window_size,
+    terminal_device, terminal_modes, terminal_number, unlock_terminal, window_size,
+};
 pub use unix_sockets::{UnixSocket, maker, unix_sockets};
 
 use std::io;

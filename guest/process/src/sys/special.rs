@@ -187,12 +187,17 @@ pub fn open_by_handle(mount: BorrowedFd, kind: i32, handle: &[u8]) -> io::Result
 
 /// True if a file is ready for any of these events now (poll(2)).
 pub fn is_ready(file: BorrowedFd, events: i16) -> io::Result<bool> {
+    Ok(ready_for(file, events)? != 0)
+}
+
+/// Those of these events for which a file is ready now. An error and a hang-up are always told.
+pub fn ready_for(file: BorrowedFd, events: i16) -> io::Result<i16> {
     let mut asked = libc::pollfd {
         fd: file.as_raw_fd(),
         events,
         revents: 0,
     };
     // SAFETY: asked is one pollfd, as the count says.
-    let ready = check(unsafe { libc::poll(&raw mut asked, 1, 0) }.into())?;
-    Ok(ready > 0)
+    check(unsafe { libc::poll(&raw mut asked, 1, 0) }.into())?;
+    Ok(asked.revents)
 }

@@ -31,6 +31,14 @@ pub fn one_at_a_time() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Held while there are pseudo-terminals whose numbers are to be free again after a capture: each
+/// new one gets the lowest that is free.
+static TERMINALS: Mutex<()> = Mutex::new(());
+
+pub fn with_terminals() -> MutexGuard<'static, ()> {
+    TERMINALS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// True if tests can trace processes, choose numbers and see frames here. If not, prints that.
 pub fn can_run() -> bool {
     let root = nix::unistd::geteuid().is_root();
@@ -44,17 +52,22 @@ pub fn can_run() -> bool {
     root
 }
 
-/// Starts a program with nothing open but its standard streams. It is waited for by its number, as
-/// a restarted one must be.
-pub fn spawn_alone(command: &mut Command) -> i32 {
+/// Has a program start with nothing open but its standard streams.
+pub fn alone(command: &mut Command) -> &mut Command {
     // SAFETY: the closure makes one system call, which is allowed between fork and exec.
     unsafe {
         command.pre_exec(|| {
             // Whatever the test runner has left open: it is not the program's.
             libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32);
             Ok(())
-        });
+        })
     }
+}
+
+/// Starts a program with nothing open but its standard streams. It is waited for by its number, as
+/// a restarted one must be.
+pub fn spawn_alone(command: &mut Command) -> i32 {
+    alone(command);
     let _alone = one_at_a_time();
     command.spawn().expect("a program starts").id() as i32
 }
@@ -211,6 +224,11 @@ impl Subject {
         }
     }
 
+    /// Says that a test has restarted it by itself.
+    pub fn is_restarted(&mut self) {
+        self.reaped = false;
+    }
+
     pub fn restart(&mut self, image: &Image, pages: &mut dyn PageSource) {
         self.restart_with(None, image, pages);
     }
@@ -259,6 +277,7 @@ pub fn round_trips(scenario: &str) {
         );
         return;
     }
+    let _terminals = scenario.contains("terminal").then(with_terminals);
     let options = CaptureOptions {
         tree: scenarios::WITH_CHILDREN.contains(&scenario),
         ..CaptureOptions::default()

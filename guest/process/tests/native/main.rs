@@ -15,6 +15,7 @@ mod reserves;
 mod scenarios;
 mod servers;
 mod survives;
+mod terminals;
 mod trees;
 mod windows;
 #[path = "../workloads.rs"]

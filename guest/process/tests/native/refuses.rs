@@ -3,13 +3,13 @@
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 
-use nvvmm_process::image::What;
+use nvvmm_process::image::{HeldKind, What};
 use nvvmm_process::{
     CaptureOptions, CopiedPages, Error, FreezeEnd, Image, RestartOptions, Restarted, restart,
 };
 
 use crate::for_each_refusal;
-use crate::harness::{Subject, can_run, one_at_a_time};
+use crate::harness::{Subject, can_run, one_at_a_time, with_terminals};
 use crate::scenarios::is_refused;
 
 /// Both the check before a freeze and the one inside must refuse the scenario; the process goes on,
@@ -18,6 +18,7 @@ fn refused(scenario: &str, place: &str, reason: &str) {
     if !can_run() {
         return;
     }
+    let _terminals = scenario.contains("terminal").then(with_terminals);
     let mut subject = Subject::start(scenario);
     for found in [
         subject.check(),
@@ -197,6 +198,79 @@ fn restart_without_an_address() {
     let other = TcpListener::bind(("127.0.0.1", port)).expect("the port");
     let refused = restart_alone(&image, &mut pages);
     expect_refusal(refused, "its socket: somebody else has it now");
+    drop(other);
+    subject.restart(&image, &mut pages);
+    subject.finish();
+}
+
+/// A segment of System V memory that somebody has made by the time of a restart, with the number,
+/// key, size and permissions of the captured one. One that the restart itself has made is taken.
+#[test]
+fn restart_with_the_number_of_another_segment() {
+    if !can_run() {
+        return;
+    }
+    let mut subject = Subject::start("segments");
+    let captured = subject.capture(CaptureOptions::default(), FreezeEnd::Kill);
+    let (image, mut pages) = captured.unwrap_or_else(|error| panic!("capture: {error}"));
+    subject.reap_killed(&image);
+    let left = image.held.iter().find_map(|file| match file.kind {
+        HeldKind::Segment { id, key, removed } if !removed => Some((id, key, file)),
+        _ => None,
+    });
+    let (id, key, file) = left.expect("a segment with a key");
+    assert_eq!((file.mode, file.owner.0), (0o640, 1234));
+    let _alone = one_at_a_time();
+    remove_segment(id);
+    make_segment(id, key, file.size_bytes);
+    let mut again = || restart(&image, &RestartOptions::default(), None, &mut pages);
+    let words = expect_refusal(again(), "what has that number now is another one");
+    let own = format!("which process {} has made", std::process::id());
+    assert!(words.contains(&own), "{words}");
+    remove_segment(id);
+    // Made by the first restart, left behind, and taken by the second one.
+    for _ in 0..2 {
+        again().unwrap_or_else(|error| panic!("restart: {error}"));
+        subject.kill();
+    }
+    again().unwrap_or_else(|error| panic!("restart: {error}"));
+    subject.is_restarted();
+    subject.finish();
+}
+
+fn remove_segment(id: i32) {
+    // SAFETY: the call takes numbers only.
+    let removed = unsafe { nix::libc::shmctl(id, nix::libc::IPC_RMID, std::ptr::null_mut()) };
+    assert_eq!(removed, 0, "{}", std::io::Error::last_os_error());
+}
+
+fn make_segment(id: i32, key: i32, size_bytes: u64) {
+    std::fs::write("/proc/sys/kernel/shm_next_id", id.to_string()).expect("root");
+    let flags = nix::libc::IPC_CREAT | nix::libc::IPC_EXCL | 0o640;
+    // SAFETY: the calls take numbers, and the kernel reads what it has written.
+    unsafe {
+        assert_eq!(nix::libc::shmget(key, size_bytes as usize, flags), id);
+        let mut found: nix::libc::shmid_ds = std::mem::zeroed();
+        assert_eq!(nix::libc::shmctl(id, nix::libc::IPC_STAT, &mut found), 0);
+        found.shm_perm.uid = 1234;
+        assert_eq!(nix::libc::shmctl(id, nix::libc::IPC_SET, &mut found), 0);
+    }
+}
+
+/// The number of a terminal that somebody else has by the time of a restart.
+#[test]
+fn restart_without_the_number_of_a_terminal() {
+    if !can_run() {
+        return;
+    }
+    let _terminals = with_terminals();
+    let mut subject = Subject::start("terminals");
+    let captured = subject.capture(CaptureOptions::default(), FreezeEnd::Kill);
+    let (image, mut pages) = captured.unwrap_or_else(|error| panic!("capture: {error}"));
+    subject.reap_killed(&image);
+    let other = nix::pty::posix_openpt(nix::fcntl::OFlag::O_RDWR).expect("a terminal");
+    let refused = restart_alone(&image, &mut pages);
+    expect_refusal(refused, "whose number somebody else has now");
     drop(other);
     subject.restart(&image, &mut pages);
     subject.finish();

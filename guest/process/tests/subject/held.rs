@@ -268,7 +268,26 @@ fn segments(fixture: &Fixture) -> Check {
     let second = segment(key, 4);
     let other = attach(second, 0, 4);
     other.fill(1, 31);
+    let state = move || {
+        // SAFETY: a shmid_ds is plain numbers, which the kernel writes.
+        let found = unsafe {
+            let mut found: libc::shmid_ds = std::mem::zeroed();
+            assert_eq!(libc::shmctl(second, libc::IPC_STAT, &mut found), 0);
+            found.shm_perm
+        };
+        (found.mode, found.uid, found.gid)
+    };
+    // SAFETY: the calls take numbers, and the kernel reads what it has written.
+    unsafe {
+        assert_eq!(libc::shmctl(second, libc::SHM_LOCK, ptr::null_mut()), 0);
+        let mut found: libc::shmid_ds = std::mem::zeroed();
+        assert_eq!(libc::shmctl(second, libc::IPC_STAT, &mut found), 0);
+        (found.shm_perm.uid, found.shm_perm.mode) = (1234, 0o640);
+        assert_eq!(libc::shmctl(second, libc::IPC_SET, &mut found), 0);
+    }
+    let before = state();
     Box::new(move || {
+        assert_eq!(state(), before);
         two.assert_filled(3, 30);
         one.fill(4, 32);
         two.assert_filled(4, 32);

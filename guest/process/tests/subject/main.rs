@@ -20,6 +20,7 @@ mod settings;
 mod signals;
 mod sockets;
 mod syscalls;
+mod terminals;
 mod threads;
 
 use std::path::{Path, PathBuf};
@@ -81,6 +82,7 @@ fn run(name: &str, directory: PathBuf) {
         registers::scenario,
         syscalls::scenario,
         processes::scenario,
+        terminals::scenario,
         refused::scenario,
     ];
     let check = families

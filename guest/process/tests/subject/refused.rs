@@ -180,7 +180,7 @@ fn keys() -> Check {
 }
 
 /// Makes a process outside that has what this one has, and ends with it.
-fn outsider(fixture: &Fixture) {
+pub fn outsider(fixture: &Fixture) {
     orphan(|| {
         // SAFETY: the call takes numbers only.
         unsafe { libc::alarm(60) };
