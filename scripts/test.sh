@@ -5,7 +5,8 @@
 #
 #   Without --nightly this is the gate: every promise once, in minutes. Its tiers:
 #     anywhere  formatting, lints, tests that need no KVM, a release build
-#     kvm       the bare-metal guest on /dev/kvm, with pools on each medium that any host has
+#     kvm       the bare-metal guest on /dev/kvm, with pools on tmpfs
+#     media     the same with pools on the other media that any host has
 #     linux     Linux guests, where KVM boots them; elsewhere they are part of the tier nested
 #     nested    one emulated host: persistent memory, a reboot of the host, a power cut, and Linux
 #               guests where KVM here does not boot them
@@ -21,7 +22,7 @@
 #   --medium MEDIUM   in tiers that test media only this one (repeatable; scripts/on-medium.sh)
 #   --guest VERSION   in the tier linux only guests with Linux 6.1 or 6.12
 #   --require TIERS   all, or tiers with commas: a tier that cannot run is an error, not a skip
-#   --timeout SECONDS the limit of one emulated host, and of the tier kvm on one medium
+#   --timeout SECONDS the limit of one emulated host, and of the bare-metal guest on one medium
 #                     (default 2700)
 #   -- ARGUMENT...    for the test programs of tiers with guests, such as the name of one test
 #   -h, --help        this text
@@ -41,7 +42,7 @@ source "$here/lib/test-programs.sh"
 source "$here/lib/test-tiers.sh"
 
 # Each kind of run with its tiers, in the order in which they begin.
-gate_tiers=(nested anywhere kvm linux)
+gate_tiers=(nested media anywhere kvm linux)
 nightly_tiers=(linux restarts pools anywhere kvm media)
 # The media of each tier.
 kvm_media=(tmpfs tmpfs-huge hugetlbfs file)
@@ -130,13 +131,14 @@ clean_up() {
 }
 
 # Tiers that run beside the others, one after another: an emulated host keeps one processor busy,
-# and most tests of the other tiers another one.
-emulated_tiers() {
+# and most tests of the other tiers another one. The gate's media make both take as long.
+tiers_beside() {
   local name
-  is_asked_for anywhere || is_asked_for kvm || is_asked_for media || return 0
+  is_asked_for anywhere || is_asked_for kvm ||
+    { [[ $profile == nightly ]] && is_asked_for media; } || return 0
   for name in "${tiers[@]}"; do
     case $profile,$name in
-      gate,nested | nightly,linux | nightly,restarts | nightly,pools) echo "$name" ;;
+      gate,nested | gate,media | nightly,linux | nightly,restarts | nightly,pools) echo "$name" ;;
     esac
   done
 }
@@ -158,7 +160,7 @@ start_prefetch
 begin_tier build
 build_for_tests
 end_tier
-mapfile -t aside < <(emulated_tiers)
+mapfile -t aside < <(tiers_beside)
 for name in "${tiers[@]}"; do
   if [[ " ${aside[*]} " != *" $name "* ]]; then
     run_tier "$name"

@@ -8,7 +8,7 @@ tests_without_kvm=(nvvmm_tests tidy scripts)
 pmem_host=(--memory 4G --pmem 1280M --pmem 1280M --pmem 1280M)
 # Exit status of nested.sh for a host that gives no sign of life.
 host_stopped=123
-# Tests of the tier kvm that a medium has a part in: how it maps, frees, grows, survives.
+# Tests with the bare-metal guest that a medium has a part in: how it maps, frees, grows, survives.
 medium_tests=(commands::a_durability commands::snapshot_and_stop counters:: dirty_log::
   fault_points::a_process full_pool:: grow:: instant:: kill:: pool_disks::a_disk_that ring::
   scrub::a_flipped sharing:: tree::)
@@ -232,7 +232,6 @@ gate_anywhere() {
 }
 
 gate_kvm() {
-  local medium names
   tier_note=$(kvm_reason)
   if [[ $(kvm_kind) == none ]]; then
     skip_tier "$(kvm_reason)"
@@ -241,20 +240,35 @@ gate_kvm() {
   # A test reads a core with gdb, and leaves itself out where there is none.
   can_have_packages gdb || true
   prepare "building nvvmm (release)" need_release || return 0
-  mapfile -t names < <(chosen tmpfs hugetlbfs file)
-  for medium in "${names[@]}"; do
-    if [[ $medium == tmpfs ]] && ((EUID == 0 && ${#test_arguments[@]} == 0)); then
-      kvm_tests_without_root
-      kvm_tests_on tmpfs "what needs root" "${root_tests[@]}"
-    elif [[ $medium == tmpfs ]]; then
-      kvm_tests_on tmpfs ""
-    else
-      kvm_tests_on "$medium" "what the medium has a part in" "${medium_tests[@]}"
-    fi
-  done
+  if [[ -z $(chosen tmpfs) ]]; then
+    skip_tier "pools on tmpfs were not asked for"
+    return
+  elif ((EUID == 0 && ${#test_arguments[@]} == 0)); then
+    kvm_tests_without_root
+    kvm_tests_on tmpfs "what needs root" "${root_tests[@]}"
+  else
+    kvm_tests_on tmpfs ""
+  fi
   kvm_without_techniques counters:: instant:: ring:: sharing:: tree::
-  kvm_pairs
   kvm_documents
+}
+
+gate_media() {
+  local medium names
+  tier_note=$(kvm_reason)
+  mapfile -t names < <(chosen hugetlbfs file)
+  if [[ $(kvm_kind) == none ]]; then
+    skip_tier "$(kvm_reason)"
+    return
+  elif ((${#names[@]} == 0)); then
+    skip_tier "pools on these media were not asked for"
+    return
+  fi
+  prepare "building nvvmm (release)" need_release || return 0
+  for medium in "${names[@]}"; do
+    kvm_tests_on "$medium" "what the medium has a part in" "${medium_tests[@]}"
+  done
+  kvm_pairs
 }
 
 gate_linux() {
