@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::{Arc, Barrier};
 
 use crate::event_loops::owned;
 use crate::processes::{fork, wait};
@@ -61,11 +62,20 @@ fn call_filters() -> Check {
         let done = unsafe { libc::acct(std::ptr::null()) };
         done == -1 && std::io::Error::last_os_error().raw_os_error() == Some(DENIED)
     };
-    let (ask, asked) = std::sync::mpsc::channel::<()>();
-    let thread = std::thread::spawn(move || asked.recv().is_err() && is_denied());
+    // Passed when the thread has begun, and when it is asked.
+    let begun_and_asked = Arc::new(Barrier::new(2));
+    let thread = {
+        let begun_and_asked = Arc::clone(&begun_and_asked);
+        std::thread::spawn(move || {
+            begun_and_asked.wait();
+            begun_and_asked.wait();
+            is_denied()
+        })
+    };
+    begun_and_asked.wait();
     Box::new(move || {
         assert!(is_denied());
-        drop(ask);
+        begun_and_asked.wait();
         assert!(thread.join().expect("a thread"));
         let killed = fork(|| {
             // SAFETY: a place for the answer.
