@@ -63,10 +63,10 @@ struct Before<'b> {
 }
 
 impl Before<'_> {
-    /// The map of the same memory or disk.
-    fn map_of(&self, of: &FileMap) -> Option<FrameMap> {
+    /// The map of the same memory or disk, if it has the same place: visitors know it by that.
+    fn map_of(&self, place: usize, of: &FileMap) -> Option<FrameMap> {
         let inode = &self.whole.inode;
-        let map = inode.maps.iter().find(|map| map.kind == of.kind)?;
+        let map = inode.maps.get(place).filter(|map| map.kind == of.kind)?;
         Some(FrameMap::new(&self.whole.pool, inode.id, map))
     }
 }
@@ -170,7 +170,7 @@ impl WholeContent {
             if let Some(disk) = stream_disk(of) {
                 hasher.disk(&disk);
             }
-            let map_before = before.as_ref().and_then(|before| before.map_of(of));
+            let map_before = before.as_ref().and_then(|before| before.map_of(map, of));
             for chunk in FrameMap::new(pool, inode.id, of).iter_present() {
                 let (index, blocks) = chunk?;
                 let progress = MoveProgress {
