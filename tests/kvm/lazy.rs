@@ -419,22 +419,27 @@ fn two_vms_of_one_url_run_at_once() {
     if is_never_lazy() {
         return;
     }
-    let store = Store::new(true);
-    store.server.set(slow(10));
-    let host = Host::new(640).with_variables(store.server.variables());
-    let mut one = host.restore(URL, &[]);
+    let store = Store::new(false);
+    let url = store.path_url();
+    let host = Host::new(640);
+    // Memory that nobody touches does not arrive: so the first one is not complete below.
+    let mut one = host.restore(&url, &["--prefetch", "none"]);
+    let fetching = fetchers(&store)[0];
     // The incomplete file is that of the first one.
     let second = host.next_name();
-    let restore = ["restore", URL, "--name", &second, "--detach"];
+    let restore = ["restore", &url, "--name", &second, "--detach"];
     let refused = host.run(&restore);
     assert_eq!(refused.code, 4, "{}", refused.stderr);
     let why = "is being received by process";
     assert!(refused.stderr.contains(why), "{}", refused.stderr);
-    let mut two = host.restore(URL, &["--pulled-as", "other"]);
+    let mut two = host.restore(&url, &["--pulled-as", "other"]);
     for vm in [&mut one, &mut two] {
         vm.ask("churn off");
         assert!(vm.ask("check all").contains("check ok"));
     }
+    // The rest of the first one.
+    end(fetching);
+    host.run(&["pull", &url, "--for", &one.name]).ok();
     [&one, &two].into_iter().for_each(wait_for_all);
     one.stop();
     two.stop();

@@ -286,25 +286,25 @@ fn what_is_not_needed_any_more_is_deleted_from_the_store() {
     let place = Place::new();
     let host = Host::new(256);
     let mut vm = boot(&host);
-    vm.ask("churn on 7 rand check");
     let options = ["--keep", "1", "--every", "0"];
     let all = ["replicate", &vm.name, &place.url(), "--json"];
     let mut command = host.command(&[&all[..], &options].concat());
     let mut child = command.stdout(Stdio::null()).spawn().unwrap();
     // Each push writes a pack. 10 removals, a collection that condemns, 10 more, one that deletes.
-    let newest = || {
+    let newest = |vm: &mut Vm<'_>| {
+        vm.ask("write 0 1");
         let seen = &vm.status()["replica"]["newest_replica"];
         let digits = seen
             .as_str()
             .and_then(|name| name.rsplit('-').next()?.parse().ok());
         digits.unwrap_or(0_u64)
     };
-    wait_until("30 replicas", || newest() >= 30);
+    wait_until("30 replicas", || newest(&mut vm) >= 30);
     kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
     assert!(child.wait().unwrap().success());
     let pushes = names_in(&place.path("packs"));
     let packs: usize = pushes.iter().map(|push| names_in(push).len()).sum();
-    assert!(packs <= 25, "{packs} packs after 30 replicas");
+    assert!((2..=25).contains(&packs), "{packs} packs after 30 replicas");
     assert_eq!(
         host.json(&["remote", "verify", &place.url()])["clean"],
         true
