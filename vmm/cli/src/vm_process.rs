@@ -5,12 +5,15 @@
 
 use std::ffi::CString;
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::prctl::set_name;
+use nix::unistd::close;
 use nvvmm::checkpoint::report::RestoreReport;
 use nvvmm::control::life::{End, LifeFile};
 use nvvmm::control::past::KeptLife;
@@ -40,6 +43,8 @@ const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
 const FILE_VARIABLES: [&str; 2] = ["NVVMM_FAULT_WAIT", "NVVMM_TEST_LACK"];
 /// Name of a VM that stands by, until somebody takes it: the pool has no other one to show.
 const SPARE_NAME: &str = "spare";
+/// A number above those of a VM's descriptors, unless it has hundreds of streams or disks.
+const HIGH_DESCRIPTOR: i32 = 511;
 
 /// A process that has all that its VM needs, and is confined unless that was not wanted.
 pub struct VmProcess {
@@ -148,6 +153,7 @@ impl VmProcess {
         // passt and the helper are there by now. A confined process cannot wait for one.
         sys::forget_children_that_end()
             .map_err(|e| VmError::io("leave the VM's children to the system", &e))?;
+        lengthen_descriptor_table();
         let sandbox = match confined {
             true => sandbox::enter(&directory)?,
             false => sandbox::stay_out(),
@@ -267,6 +273,16 @@ pub fn set_process_name(vm: &str) {
     // It is for people. Names of VMs have no NUL.
     if let Ok(name) = CString::new(process_name(vm)) {
         let _ = set_name(&name);
+    }
+}
+
+/// Makes the table of descriptors long enough, while this process has one thread. When it grows
+/// later, Linux waits for all readers (RCU), which takes two to four ticks of its clock
+/// (expand_fdtable() in fs/file.c).
+fn lengthen_descriptor_table() {
+    // Where the limit is lower, the table grows as it is needed.
+    if let Ok(high) = fcntl(io::stderr(), FcntlArg::F_DUPFD_CLOEXEC(HIGH_DESCRIPTOR)) {
+        let _ = close(high);
     }
 }
 
