@@ -241,7 +241,7 @@ gate_kvm() {
   can_have_packages gdb || true
   prepare "building nvvmm (release)" need_release || return 0
   if [[ -z $(chosen tmpfs) ]]; then
-    skip_tier "pools on tmpfs were not asked for"
+    tier_how=- tier_note="pools on tmpfs were not asked for"
     return
   elif ((EUID == 0 && ${#test_arguments[@]} == 0)); then
     kvm_tests_without_root
@@ -261,7 +261,7 @@ gate_media() {
     skip_tier "$(kvm_reason)"
     return
   elif ((${#names[@]} == 0)); then
-    skip_tier "pools on these media were not asked for"
+    tier_how=- tier_note="pools on these media were not asked for"
     return
   fi
   prepare "building nvvmm (release)" need_release || return 0

@@ -337,14 +337,8 @@ impl Link {
 
 fn silent(stream: &UnixStream) -> String {
     let time = SILENCE_MAX.as_secs();
-    match peer_pid(stream) {
-        Some(pid) => format!(
-            "the process that fetches it ({pid}) has said nothing for {time} s; it may be stopped"
-        ),
-        None => {
-            format!("the process that fetches it has said nothing for {time} s; it may be stopped")
-        }
-    }
+    let pid = peer_pid(stream).map_or(String::new(), |pid| format!(" ({pid})"));
+    format!("the process that fetches it{pid} has said nothing for {time} s; it may be stopped")
 }
 
 fn ended() -> VmError {
